@@ -1,0 +1,282 @@
+"""Time opening release 25 and selecting a cohort, as whole cold processes.
+
+Each candidate is a Python program of its own, from exec to exit, that prints the
+SeriesInstanceUIDs of the CT series of tcga_luad. The candidates run in turn, A B C
+A B C ..., after one round that warms the page cache and does not count. In every
+round all answers must be the same, so that a fast wrong answer never counts.
+
+Wall is from start to exit; CPU is user + system of the process and of the children
+it waited for; RSS is its peak. Each figure is a median over the rounds. Each ratio is
+the median of the ratios within a round: ours over the line it stands in, so below 1
+we are the faster or the smaller. No process shows a peak below this program's own
+(the kernel carries it over exec), so the RSS of `python -c pass` may be this one's.
+
+    python benchmarks/open_and_select.py --peer-python build/peer/bin/python
+
+The peer is idc-index 0.13.4 in an environment of its own. Its speed depends on its
+pandas: give --peer-python once for each environment to compare, and quote the
+faster one.
+"""
+
+import argparse
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+SERIES = 551
+"""CT series of tcga_luad in release 25: what every candidate must print."""
+
+NOTHING = "pass"
+
+OURS = """
+import intake_idc
+cohort = intake_idc.open_release(25).search(collection_id="tcga_luad", Modality="CT")
+print(*cohort.keys(), sep="\\n")
+"""
+
+INTAKE = """
+import intake
+import intake_idc
+catalog = intake.open_catalog(intake_idc.catalog_path())
+release = catalog["idc"](idc_version=25)
+cohort = release.search(collection_id="tcga_luad", Modality="CT")
+print(*cohort.keys(), sep="\\n")
+"""
+
+DUCKDB = """
+from importlib.util import find_spec
+from pathlib import Path
+import duckdb
+table = Path(find_spec("idc_index_data").origin).with_name("idc_index.parquet")
+rows = duckdb.execute(
+    "SELECT SeriesInstanceUID FROM read_parquet(?) "
+    "WHERE collection_id = 'tcga_luad' AND Modality = 'CT'", [str(table)]
+).fetchall()
+print(*(uid for uid, in rows), sep="\\n")
+"""
+
+PEER = """
+from idc_index import IDCClient
+table = IDCClient().sql_query(
+    "SELECT SeriesInstanceUID FROM index "
+    "WHERE collection_id = 'tcga_luad' AND Modality = 'CT'"
+)
+print(*table["SeriesInstanceUID"], sep="\\n")
+"""
+
+VERSIONS = """
+import platform
+from importlib.metadata import PackageNotFoundError, version
+words = ["Python " + platform.python_version()]
+for name in {names!r}:
+    try:
+        words.append(name + " " + version(name))
+    except PackageNotFoundError:
+        pass
+print(*words, sep=", ")
+"""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One program under measurement."""
+
+    name: str
+    """What the table calls it."""
+    python: str
+    """The interpreter that runs it."""
+    script: str
+    """Its whole text."""
+    selects: bool = True
+    """Whether it must print the series."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process, from exec to exit."""
+
+    wall: float
+    """Seconds."""
+    cpu: float
+    """Seconds, user + system."""
+    rss: float
+    """Peak resident set, MiB."""
+    answer: frozenset[str]
+    """Lines it printed."""
+
+
+def run(candidate: Candidate) -> Run:
+    """Run one candidate to its end.
+
+    Raises
+    ------
+    SystemExit
+        It failed; its last words are in the message.
+    """
+    # NOTE: an isolated folder, so that the checkout is not on the path of a
+    # candidate that should find the installed package.
+    with (
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as err,
+        tempfile.TemporaryDirectory() as cwd,
+    ):
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [candidate.python, "-c", candidate.script],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            cwd=cwd,
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        err.seek(0)
+        lines = out.read().decode().split()
+        if process.returncode:
+            words = err.read().decode(errors="replace")[-2000:]
+            raise SystemExit(f"{candidate.name}: exit {process.returncode}\n{words}")
+    # ru_maxrss is in KiB on Linux and in bytes on macOS.
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return Run(
+        wall=wall,
+        cpu=usage.ru_utime + usage.ru_stime,
+        rss=usage.ru_maxrss / unit,
+        answer=frozenset(lines),
+    )
+
+
+def check(candidates: list[Candidate], runs: list[Run]) -> None:
+    """Refuse a round in which the answers differ or have the wrong length.
+
+    Raises
+    ------
+    SystemExit
+        Some candidate answered differently from the first.
+    """
+    answers = {
+        c.name: r.answer for c, r in zip(candidates, runs, strict=True) if c.selects
+    }
+    first, expected = next(iter(answers.items()))
+    if len(expected) != SERIES:
+        raise SystemExit(f"{first}: {len(expected)} series, expected {SERIES}")
+    for name, answer in answers.items():
+        if answer != expected:
+            raise SystemExit(
+                f"{name} and {first} differ in {len(answer ^ expected)} series"
+            )
+
+
+def measure(candidates: list[Candidate], rounds: int) -> list[list[Run]]:
+    """Run the candidates in turn; one list of runs for each round."""
+    measured = []
+    for number in range(rounds + 1):
+        runs = [run(candidate) for candidate in candidates]
+        check(candidates, runs)
+        walls = "  ".join(f"{r.wall:.3f}" for r in runs)
+        label = f"round {number}" if number else "warm-up"
+        print(f"{label}: {walls}", file=sys.stderr, flush=True)
+        if number:
+            measured.append(runs)
+    return measured
+
+
+def table(candidates: list[Candidate], measured: list[list[Run]]) -> str:
+    """Medians and ratios as a Markdown table."""
+    names = [c.name for c in candidates]
+    api, intake = names.index("intake-idc"), names.index("intake-idc through Intake")
+
+    def median(column: int, field: str) -> float:
+        return statistics.median(getattr(runs[column], field) for runs in measured)
+
+    def ratio(over: int, under: int, field: str) -> float:
+        return statistics.median(
+            getattr(runs[over], field) / getattr(runs[under], field)
+            for runs in measured
+        )
+
+    lines = [
+        (
+            "| program | wall s | CPU s | peak RSS MiB | ours / this, wall "
+            "| ours through Intake / this, wall | ours / this, RSS |"
+        ),
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines.extend(
+        f"| {name} | {median(i, 'wall'):.3f} | {median(i, 'cpu'):.3f} "
+        f"| {median(i, 'rss'):.0f} | {ratio(api, i, 'wall'):.3f} "
+        f"| {ratio(intake, i, 'wall'):.3f} | {ratio(api, i, 'rss'):.3f} |"
+        for i, name in enumerate(names)
+    )
+    return "\n".join(lines)
+
+
+def versions(python: str, *names: str) -> str:
+    """Versions of the named packages in one environment, as one line."""
+    script = VERSIONS.format(names=names)
+    return subprocess.check_output([python, "-c", script], text=True).strip()
+
+
+def main() -> None:
+    """Measure and print one table with the command that gave it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--peer-python",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="Python of an environment with idc-index; may be given again",
+    )
+    parser.add_argument(
+        "--python", default=sys.executable, help="Python that has intake-idc"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="at least 5")
+    arguments = parser.parse_args()
+    if arguments.rounds < 5:  # noqa: PLR2004 - a median of fewer says little
+        parser.error("--rounds must be at least 5")
+
+    python = arguments.python
+    candidates = [
+        Candidate("`python -c pass`", python, NOTHING, selects=False),
+        Candidate("intake-idc", python, OURS),
+        Candidate("intake-idc through Intake", python, INTAKE),
+        Candidate("DuckDB over the parquet", python, DUCKDB),
+    ]
+    notes = [
+        "- ours: "
+        + versions(python, "intake-idc", "intake", "duckdb", "idc-index-data"),
+    ]
+    for peer in arguments.peer_python:
+        pandas = versions(peer, "pandas").rpartition(", ")[2]
+        candidates.append(Candidate(f"idc-index with {pandas}", peer, PEER))
+        notes.append(
+            f"- peer ({pandas}): "
+            + versions(peer, "idc-index", "pandas", "duckdb", "idc-index-data")
+        )
+
+    # The load is noted because a busy machine shifts seconds more than ratios.
+    before = os.getloadavg()[0]
+    measured = measure(candidates, arguments.rounds)
+    command = shlex.join(["python", Path(sys.argv[0]).as_posix(), *sys.argv[1:]])
+    print(table(candidates, measured))
+    print()
+    print(f"`{command}`; {arguments.rounds} rounds in turn after a warm-up, medians;")
+    print(
+        f"every round gave the same {SERIES} series from every program; "
+        f"{platform.machine()}, {os.cpu_count()} cores, "
+        f"load {before:.1f} before and {os.getloadavg()[0]:.1f} after."
+    )
+    print()
+    print(*notes, sep="\n")
+
+
+if __name__ == "__main__":
+    main()

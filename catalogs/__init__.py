@@ -1,0 +1,1 @@
+"""Catalogs as data: the YAML files that Intake opens."""

@@ -1,0 +1,31 @@
+"""How Sphinx builds the pages: ``sphinx-build -n -W docs build/docs``."""
+
+from intake_idc._version import __version__
+
+project = "intake-idc"
+author = "The intake-idc developers"
+copyright = f"2026, {author}"
+version = release = __version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+]
+html_theme = "furo"
+html_title = f"intake-idc {release}"
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+napoleon_google_docstring = False
+napoleon_numpy_docstring = True
+
+# The build needs no network, so there are no inventories to link into: names
+# of other packages stay plain text. Our own names must all resolve.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!intake_idc).*"),
+]

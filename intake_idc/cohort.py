@@ -1,0 +1,720 @@
+"""A cohort: a selection on a release, and every verb on it.
+
+A cohort is lazy. It knows its release by number and its conditions as data, so it
+can be chained, pickled, sent to a worker and written to a catalog without asking
+the index anything; names and values are checked when it is first used.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from intake_idc import display
+from intake_idc.errors import EmptySelection, RequestError
+from intake_idc.release import FixedRows, Release, open_release
+from intake_idc.selection import Selection
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+    import pyarrow as pa
+    from fsspec.callbacks import Callback
+
+    from intake_idc.formats import Problem
+    from intake_idc.lazy import InstanceBag
+    from intake_idc.manifest import Manifest
+    from intake_idc.plan import Plan
+    from intake_idc.storage import EngineName, Mirror
+    from intake_idc.transfer import Report, Verification
+
+__all__ = ["Cohort", "Difference", "open_idc", "open_manifest"]
+
+_COUNTS = {
+    "series": "count(*)",
+    "instances": "coalesce(sum(instanceCount), 0)::BIGINT",
+    "studies": "count(DISTINCT StudyInstanceUID)",
+    "patients": "count(DISTINCT (collection_id, PatientID))",
+    "collections": "count(DISTINCT collection_id)",
+    "bytes": "coalesce(round(sum(series_size_MB * 1e6)), 0)::BIGINT",
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a cohort differs between two releases; every list is sorted."""
+
+    old: int
+    """The older release."""
+    new: int
+    """The newer release."""
+    added: tuple[str, ...]
+    """SeriesInstanceUIDs that only the newer release has."""
+    removed: tuple[str, ...]
+    """SeriesInstanceUIDs that only the older release has."""
+    revised: tuple[str, ...]
+    """SeriesInstanceUIDs that both have, with other bytes (another uuid)."""
+    unchanged: int
+    """Number of series that are the same bytes in both."""
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.revised)
+
+    def _items(self) -> list[tuple[str, object]]:
+        names = ("added", "removed", "revised")
+        counted: list[tuple[str, object]] = [
+            (name, f"{len(getattr(self, name)):,}") for name in names
+        ]
+        return [*counted, ("unchanged", f"{self.unchanged:,}")]
+
+    def __str__(self) -> str:
+        return display.pairs(f"From release {self.old} to {self.new}", self._items())
+
+    def _repr_html_(self) -> str:
+        return display.pairs_html(
+            f"From release {self.old} to {self.new}", self._items()
+        )
+
+
+class Cohort:
+    """Series of one release that fulfil some conditions.
+
+    Use `open_idc` or `open_manifest`, and narrow with `search` and `query`. A
+    cohort never changes: each method gives a new one. It may be used from many
+    threads.
+
+    Attributes
+    ----------
+    rows : Release or FixedRows
+        What is selected from: a release, or the rows of a manifest.
+    selection : Selection
+        The conditions.
+    mirror : Mirror or None
+        Where the objects are read unless a call says otherwise; None is the
+        environment's mirror, else AWS.
+    """
+
+    def __init__(
+        self,
+        rows: Release | FixedRows,
+        selection: Selection | None = None,
+        *,
+        mirror: Mirror | None = None,
+        everything: bool = False,
+        problems: Sequence[Problem] = (),
+    ) -> None:
+        self.rows = rows
+        self.selection = selection or Selection()
+        self.mirror = mirror
+        self.problems = tuple(problems)
+        self._everything = everything or isinstance(rows, FixedRows)
+
+    # The value.
+
+    @property
+    def idc_version(self) -> int:
+        """The release."""
+        return self.rows.idc_version
+
+    @property
+    def release(self) -> Release:
+        """The release that is selected from.
+
+        Raises
+        ------
+        RequestError
+            The cohort is the rows of a manifest.
+        """
+        if not isinstance(self.rows, Release):
+            msg = "this cohort is the rows of a manifest, not a question to a release"
+            raise RequestError(msg)
+        return self.rows
+
+    @property
+    def _identity(self) -> tuple[object, ...]:
+        return self.rows, self.selection, self.mirror, self._everything
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Cohort):
+            return NotImplemented
+        return self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    def __dask_tokenize__(self) -> tuple[object, ...]:
+        return "intake_idc.Cohort", *self._identity
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (*self._identity, self.problems)
+
+    def _with(self, selection: Selection) -> Cohort:
+        return Cohort(
+            self.rows,
+            selection,
+            mirror=self.mirror,
+            everything=self._everything,
+            problems=self.problems,
+        )
+
+    # Narrowing.
+
+    def search(self, **columns: Any) -> Cohort:
+        """Narrow by columns: a text or number is exact, a list is OR, columns are AND.
+
+        ``re.compile(...)`` matches anywhere in the text; None is null.
+
+        >>> cohort.search(Modality=["CT", "PT"], BodyPartExamined=None)
+
+        Raises
+        ------
+        EmptySelection
+            No column was given, or an empty list.
+        RequestError
+            A value is of a kind that no column can hold.
+        """
+        return self._with(self.selection.where(columns))
+
+    def query(self, condition: str) -> Cohort:
+        """Narrow by one SQL condition, such as ``"series_size_MB < 50"``.
+
+        Raises
+        ------
+        BadCondition
+            It is not one read-only condition.
+        """
+        return self._with(self.selection.query(condition))
+
+    def all(self) -> Cohort:
+        """Say that every series is meant, where there is no condition.
+
+        Without it a cohort with no condition can be asked, but not read or copied:
+        all of IDC is 100 TB, and mostly a filter that was forgotten.
+        """
+        return Cohort(
+            self.rows,
+            self.selection,
+            mirror=self.mirror,
+            everything=True,
+            problems=self.problems,
+        )
+
+    def at(self, idc_version: int) -> Cohort:
+        """Ask another release the same."""
+        other = open_release(idc_version, self.release.spec)
+        return Cohort(
+            other, self.selection, mirror=self.mirror, everything=self._everything
+        )
+
+    def reading_from(
+        self,
+        mirror: str | os.PathLike[str] | Mirror | None = None,
+        *,
+        endpoint_url: str | None = None,
+        engine: EngineName | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> Cohort:
+        """Give the same cohort, read from a mirror; see `resolve_mirror`."""
+        from intake_idc.storage import resolve_mirror
+
+        resolved = resolve_mirror(
+            mirror,
+            endpoint_url=endpoint_url,
+            engine=engine,
+            storage_options=storage_options,
+        )
+        return Cohort(
+            self.rows,
+            self.selection,
+            mirror=resolved,
+            everything=self._everything,
+            problems=self.problems,
+        )
+
+    # Asking the index.
+
+    def __len__(self) -> int:
+        return int(self.rows.aggregate("count(*)", self.selection)[0][0])
+
+    def __bool__(self) -> bool:
+        return len(self) > 0
+
+    @cached_property
+    def _counted(self) -> dict[str, int]:
+        row = self.rows.aggregate(", ".join(_COUNTS.values()), self.selection)[0]
+        return dict(zip(_COUNTS, map(int, row), strict=True))
+
+    def counts(self) -> dict[str, int]:
+        """Count series, instances, studies, patients, collections and bytes.
+
+        Instances leave out the series whose count the index does not know
+        (superseded ones); patients are counted within their collection, because 89
+        identifiers occur in several.
+        """
+        return dict(self._counted)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all objects, as the index says."""
+        return self._counted["bytes"]
+
+    @property
+    def table(self) -> pa.Table:
+        """Every column of every series, as an Arrow table in the published order."""
+        return self.rows.table(None, self.selection)
+
+    @property
+    def df(self) -> pd.DataFrame:
+        """Every column of every series, as a pandas data frame."""
+        return self.table.to_pandas()
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return list(self.rows.columns)
+
+    def keys(self) -> list[str]:
+        """Give the SeriesInstanceUID of every series, in the published order."""
+        found = self.rows.rows(["SeriesInstanceUID"], self.selection)
+        return [row[0] for row in found]
+
+    def unique(self, column: str) -> list[Any]:
+        """Give the values that a column takes, sorted, null left out.
+
+        Raises
+        ------
+        UnknownColumn
+            There is no such column.
+        """
+        found = self.rows.rows([column], self.selection, distinct=True)
+        return [row[0] for row in found if row[0] is not None]
+
+    def nunique(self) -> dict[str, int]:
+        """Count the values that each column takes, null left out."""
+        columns = self.columns
+        counted = ", ".join(f'count(DISTINCT "{column}")' for column in columns)
+        row = self.rows.aggregate(counted, self.selection)[0]
+        return dict(zip(columns, map(int, row), strict=True))
+
+    def licenses(self) -> dict[str | None, int]:
+        """Count the series under each ``license_short_name``."""
+        found = self.rows.aggregate(
+            "count(*)", self.selection, group=["license_short_name"]
+        )
+        return {name: int(count) for name, count in found}
+
+    def manifest(self, columns: Sequence[str] | None = None) -> Manifest:
+        """Give the series as a manifest: rows, release, origin.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            Columns to carry; those that name, size and check a series are always
+            among them.
+        """
+        from intake_idc.release import MANIFEST_COLUMNS
+
+        return self.rows.manifest(self.selection, columns or MANIFEST_COLUMNS)
+
+    def diff(self, idc_version: int) -> Difference:
+        """Compare with the same question to another release.
+
+        Raises
+        ------
+        UnknownRelease
+            The tables do not know that release.
+        """
+        other = open_release(idc_version, self.release.spec)
+        sides = {}
+        for release in (self.release, other):
+            found = release.rows(
+                ["SeriesInstanceUID", "crdc_series_uuid"], self.selection, strict=False
+            )
+            sides[release.idc_version] = dict(found)
+        old, new = sorted([self.idc_version, idc_version])
+        before, after = sides[old], sides[new]
+        both = before.keys() & after.keys()
+        revised = {uid for uid in both if before[uid] != after[uid]}
+        return Difference(
+            old,
+            new,
+            added=tuple(sorted(after.keys() - before.keys())),
+            removed=tuple(sorted(before.keys() - after.keys())),
+            revised=tuple(sorted(revised)),
+            unchanged=len(both) - len(revised),
+        )
+
+    # Reading.
+
+    def to_dask(
+        self,
+        *,
+        headers_only: bool = False,
+        mirror: str | os.PathLike[str] | Mirror | None = None,
+        partition_bytes: int | str = "128 MiB",
+        partition_instances: int | None = None,
+    ) -> InstanceBag:
+        """Give a Dask bag of `pydicom.Dataset`; nothing is opened before compute.
+
+        Order: the series as in `keys`, the objects of a series by their key. The
+        default scheduler is threads. See `intake_idc.lazy.datasets`.
+
+        Raises
+        ------
+        EmptySelection
+            Nothing is selected, or everything without `all`.
+        """
+        from intake_idc import lazy
+
+        return lazy.datasets(
+            self._reading_manifest(),
+            self._mirror(mirror),
+            headers_only=headers_only,
+            partition_bytes=partition_bytes,
+            partition_instances=partition_instances,
+        )
+
+    def header_rows(
+        self,
+        keywords: Sequence[str],
+        *,
+        mirror: str | os.PathLike[str] | Mirror | None = None,
+    ) -> InstanceBag:
+        """Give a Dask bag with a dict for each object: uuids, url, header values.
+
+        Parameters
+        ----------
+        keywords : sequence of str
+            DICOM keywords, such as ``["InstanceNumber", "PixelSpacing"]``.
+        """
+        from intake_idc import lazy
+
+        return lazy.header_rows(
+            self._reading_manifest(), self._mirror(mirror), keywords
+        )
+
+    def urls(
+        self, mirror: str | os.PathLike[str] | Mirror | None = None
+    ) -> list[str]:
+        """Give the URL of every series' folder, in the order of `keys`."""
+        place = self._mirror(mirror)
+        return [place.series_url(part) for part in self._reading_manifest().parts()]
+
+    # Copying.
+
+    def plan(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        dir_template: str | None = None,
+        mirror: str | os.PathLike[str] | Mirror | None = None,
+    ) -> Plan:
+        """Decide what a copy to a folder would do; lists the mirror, moves no byte.
+
+        Raises
+        ------
+        PlanError
+            Paths would collide or lead outside the target.
+        IntegrityError, StorageError
+            The mirror's listing and the index differ, or it cannot be listed.
+        """
+        return self._planned(target, dir_template, mirror)[0]
+
+    def materialize(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        dir_template: str | None = None,
+        mirror: str | os.PathLike[str] | Mirror | None = None,
+        callback: Callback | None = None,
+    ) -> Report:
+        """Copy every object to a folder; what is there with the right size is kept.
+
+        Parameters
+        ----------
+        target : path
+            A folder; it is made if need be.
+        dir_template : str, optional
+            Folders below it; see `intake_idc.plan.DIR_TEMPLATE`.
+        mirror : str, path or Mirror, optional
+            Where from.
+        callback : fsspec.callbacks.Callback, optional
+            Told of the bytes, for a progress bar.
+
+        Raises
+        ------
+        TransferError
+            Something planned is not there; its ``report`` says what and why.
+        PlanError, IntegrityError, StorageError
+            As in `plan`, before any byte has moved.
+        """
+        from intake_idc import transfer
+
+        place = self._mirror(mirror)
+        plan = self._planned(target, dir_template, place)[0]
+        return transfer.run(plan, place, callback)
+
+    def verify(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        dir_template: str | None = None,
+        mirror: str | os.PathLike[str] | Mirror | None = None,
+    ) -> Verification:
+        """Compare a folder with the mirror's listing and the index, object by object.
+
+        Names and sizes are compared; no object is read.
+        """
+        from intake_idc import transfer
+
+        return transfer.verify(*self._planned(target, dir_template, mirror))
+
+    def _planned(
+        self,
+        target: str | os.PathLike[str],
+        dir_template: str | None,
+        mirror: str | os.PathLike[str] | Mirror | None,
+    ) -> tuple[Plan, dict[str, int]]:
+        from intake_idc import plan as planning
+        from intake_idc import storage, transfer
+
+        template = planning.DIR_TEMPLATE if dir_template is None else dir_template
+        named = planning.template_columns(template, self.rows.columns)
+        manifest = self._reading_manifest([*named, "crdc_series_uuid"])
+        folders = {
+            row["crdc_series_uuid"]: planning.series_folder(template, row)
+            for row in manifest.table.to_pylist()
+        }
+        root = Path(os.path.abspath(Path(target).expanduser()))  # noqa: PTH100
+        there = transfer.present(root, folders.values())
+        listed = storage.instances(manifest.parts(), self._mirror(mirror))
+        return planning.make(listed, folders, there, root), there
+
+    # Writing.
+
+    def to_manifest(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        mirror: Literal["aws", "gcs"] = "aws",
+    ) -> Path:
+        """Write the series as an s5cmd manifest; the header names the release.
+
+        Raises
+        ------
+        RequestError
+            The mirror is neither "aws" nor "gcs".
+        """
+        from intake_idc.formats import s5cmd
+
+        target = Path(path)
+        date = self.rows.date if isinstance(self.rows, Release) else None
+        lines = s5cmd.write(
+            self._reading_manifest(), target.name, mirror=mirror, date=date
+        )
+        _write_whole(target, "".join(lines))
+        return target
+
+    # Showing.
+
+    def _items(self) -> list[tuple[str, object]]:
+        counts = self.counts()
+        licenses = ", ".join(
+            f"{name or 'unknown'} ({count:,})" for name, count in self.licenses().items()
+        )
+        counted: list[tuple[str, object]] = [
+            (name, f"{counts[name]:,}")
+            for name in ("series", "studies", "patients", "collections")
+        ]
+        return [
+            ("where", str(self.selection)),
+            *counted,
+            ("instances", f"{counts['instances']:,}"),
+            ("size", display.bytes_text(counts["bytes"])),
+            ("licences", licenses or "-"),
+            ("source", self.rows.source),
+        ]
+
+    def __str__(self) -> str:
+        return display.pairs(f"Cohort of IDC release {self.idc_version}", self._items())
+
+    def __repr__(self) -> str:
+        return f"<Cohort of IDC release {self.idc_version}: {self.selection}>"
+
+    def _repr_html_(self) -> str:
+        title = f"Cohort of IDC release {self.idc_version}"
+        return display.pairs_html(title, self._items())
+
+    # How.
+
+    def _mirror(self, mirror: str | os.PathLike[str] | Mirror | None) -> Mirror:
+        from intake_idc.storage import resolve_mirror
+
+        return resolve_mirror(mirror if mirror is not None else self.mirror)
+
+    def _reading_manifest(self, columns: Sequence[str] | None = None) -> Manifest:
+        if not self.selection and not self._everything:
+            msg = (
+                f"no condition was given, and the whole of release {self.idc_version} "
+                "was not asked for; narrow with search(...), or say all()"
+            )
+            raise EmptySelection(msg)
+        manifest = self.manifest(columns)
+        if not len(manifest):
+            msg = f"no series of release {self.idc_version} has {self.selection}"
+            raise EmptySelection(msg)
+        return manifest
+
+
+def _rebuild(
+    rows: Release | FixedRows,
+    selection: Selection,
+    mirror: Mirror | None,
+    everything: bool,  # noqa: FBT001
+    problems: tuple[Problem, ...],
+) -> Cohort:
+    return Cohort(
+        rows, selection, mirror=mirror, everything=everything, problems=problems
+    )
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file beside its place and rename it, so that it is never half there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8", newline="\n")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def open_idc(
+    idc_version: int | Literal["current"] = "current",
+    *,
+    tables: str | os.PathLike[str] | None = None,
+    digest: Mapping[str, str] | str | None = None,
+    mirror: str | os.PathLike[str] | Mirror | None = None,
+) -> Cohort:
+    """Open a release as a cohort to narrow with `Cohort.search`.
+
+    Parameters
+    ----------
+    idc_version : int or "current"
+        The release; "current" is resolved at once to a number.
+    tables, digest
+        Where the index tables are; see `open_release`.
+    mirror : str, path or Mirror, optional
+        Where the objects are read: "aws", "gcs", a folder, a URL. The embedded
+        sample is its own mirror.
+
+    Examples
+    --------
+    >>> ct = open_idc(25).search(collection_id="rider_pilot", Modality="CT")
+    >>> len(ct)
+    172
+    """
+    from intake_idc.storage import resolve_mirror
+
+    release = open_release(idc_version, tables, digest)
+    if mirror is None and release.spec == "sample":
+        mirror = "sample"
+    return Cohort(release, mirror=None if mirror is None else resolve_mirror(mirror))
+
+
+def open_manifest(
+    path: str | os.PathLike[str],
+    *,
+    idc_version: int | Literal["current"] | None = None,
+    tables: str | os.PathLike[str] | None = None,
+    mirror: str | os.PathLike[str] | Mirror | None = None,
+    problems: Literal["raise", "report"] = "raise",
+) -> Cohort:
+    """Open an s5cmd manifest as a cohort of exactly its series, in its order.
+
+    A series is found by its uuid in whichever release holds it, and read from the
+    bucket where it lies today, whatever bucket the manifest names.
+
+    Parameters
+    ----------
+    path : str or path
+        A file, or a URL that fsspec reads.
+    idc_version : int or "current", optional
+        The release that the cohort belongs to. By default the one that the
+        manifest's header names, else the current one.
+    tables, mirror
+        As in `open_idc`.
+    problems : "raise" or "report"
+        What to do with lines that give no series: refuse the manifest, or go on
+        without them. Either way `Cohort.problems` has what was remarked.
+
+    Raises
+    ------
+    ManifestError
+        Lines cannot be used; every one is in ``problems``.
+    StorageError
+        The file cannot be read.
+    """
+    import fsspec
+
+    from intake_idc.errors import StorageError
+    from intake_idc.formats import check_problems, s5cmd
+    from intake_idc.manifest import Manifest
+
+    if problems not in ("raise", "report"):
+        msg = f"problems is 'raise' or 'report'; got {problems!r}"
+        raise RequestError(msg)
+    name = os.fspath(path)
+    try:
+        with fsspec.open(name, "rb", compression="infer") as file:
+            lines = s5cmd.read(file.read())
+    except OSError as error:
+        msg = f"the manifest {name} cannot be read: {error}"
+        raise StorageError(msg, path=name) from error
+    if idc_version is None:
+        idc_version = max(lines.idc_versions, default="current")
+    release = open_release(idc_version, tables)
+    found = release.resolve(lines.uuids)
+    known = found.column("position").to_pylist()
+    for position in sorted(set(range(len(lines.uuids))) - set(known)):
+        lines.reject(
+            lines.numbers[position],
+            lines.texts[position],
+            f"no release in {release.source} holds this series",
+        )
+    bounds = zip(
+        known,
+        found.column("first_idc_version").to_pylist(),
+        found.column("last_idc_version").to_pylist(),
+        strict=True,
+    )
+    for position, first, last in bounds:
+        if not first <= release.idc_version <= last:
+            lines.remark(
+                lines.numbers[position],
+                lines.texts[position],
+                f"belongs to releases {first} to {last}, not {release.idc_version}; "
+                "its own bytes are taken",
+            )
+    lines.problems.sort(key=lambda problem: problem.line)
+    if problems == "raise":
+        check_problems(name, lines.problems, taken=len(known))
+    if not known:
+        msg = f"the manifest {name} names no series"
+        raise EmptySelection(msg, name=name)
+    columns = ["position", "first_idc_version", "last_idc_version"]
+    table = found.drop_columns(columns)
+    rows = FixedRows(Manifest(table, release.idc_version, name))
+    if mirror is None and release.spec == "sample":
+        mirror = "sample"
+    from intake_idc.storage import resolve_mirror
+
+    return Cohort(
+        rows,
+        mirror=None if mirror is None else resolve_mirror(mirror),
+        problems=lines.problems,
+    )

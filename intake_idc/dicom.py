@@ -1,0 +1,217 @@
+"""DICOM out of bytes: a header, a whole dataset, a row of values.
+
+Nothing here opens a file or a connection; bytes come from a caller, or from a
+function that reads a range. Whatever pydicom raises on bad input leaves as
+`DicomReadError`, with the kind, the URL and the offset.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import TYPE_CHECKING, Any
+
+from pydicom import Dataset
+from pydicom.dataelem import DataElement
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import dcmread, read_partial
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.valuerep import DA, DT, TM, DSdecimal, DSfloat, IS, PersonName
+
+from intake_idc.errors import DicomReadError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pydicom.tag import BaseTag
+
+__all__ = ["HEADER_BYTES", "read_dataset", "read_header", "values"]
+
+HEADER_BYTES = 16 * 1024
+"""First range of a header: 99.6 % of 2,273 real files hold every tag up to group
+0028 in it."""
+GROWTH = 4
+"""Factor by which the range grows until the header is complete."""
+
+PIXEL_DATA = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+"""Float Pixel Data, Double Float Pixel Data and Pixel Data (PS3.3 C.7.6.3)."""
+
+_PYDICOM_RAISES = (
+    AttributeError,
+    EOFError,
+    InvalidDicomError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    RuntimeError,
+    StopIteration,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What 25,000 mutated files made pydicom raise."""
+
+
+def read_dataset(data: bytes, url: str = "") -> Dataset:
+    """Read a whole object.
+
+    Parameters
+    ----------
+    data : bytes
+        A whole DICOM file (PS3.10).
+    url : str
+        Where it came from, for the error.
+
+    Returns
+    -------
+    pydicom.Dataset
+        With its pixel data still encoded, and without the buffer it was read from,
+        which would otherwise travel with it.
+
+    Raises
+    ------
+    DicomReadError
+        It is not DICOM, is cut short, or is malformed.
+    """
+    file = io.BytesIO(data)
+    try:
+        dataset = dcmread(file)
+    except _PYDICOM_RAISES as error:
+        raise _unreadable(error, url, file.tell()) from error
+    _check_elements(dataset, url, len(data))
+    return _lighten(dataset)
+
+
+def read_header(
+    read: Callable[[int, int], bytes], size: int, url: str = ""
+) -> Dataset:
+    """Read everything before the pixel data, in as few bytes as it takes.
+
+    The header is complete only when the reader has met the pixel data, or the end
+    of the object: of 2,400 headers cut at random, pydicom read 87 % without an
+    error, and every third of those ended in a wrong value.
+
+    Parameters
+    ----------
+    read : callable
+        ``read(start, stop)`` gives the bytes of that range.
+    size : int
+        Bytes of the whole object.
+    url : str
+        Where it lies, for the error.
+
+    Returns
+    -------
+    pydicom.Dataset
+        Without pixel data: equal to ``dcmread(..., stop_before_pixels=True)``.
+
+    Raises
+    ------
+    DicomReadError
+        It is not DICOM, is cut short, or is malformed.
+    """
+    data = b""
+    stop = min(HEADER_BYTES, size)
+    while True:
+        data += read(len(data), stop)
+        if len(data) != stop:
+            msg = f"{url}: {len(data)} bytes came where {stop} were asked for"
+            raise DicomReadError(msg, kind="truncated", url=url, offset=len(data))
+        header = _parse_header(data, url, whole=stop == size)
+        if header is not None:
+            return header
+        stop = min(stop * GROWTH, size)
+
+
+def _parse_header(data: bytes, url: str, *, whole: bool) -> Dataset | None:
+    """Read a header, or give None where more bytes are needed."""
+    met_pixels = False
+
+    def at_pixels(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+        nonlocal met_pixels
+        met_pixels = met_pixels or tag in PIXEL_DATA
+        return tag in PIXEL_DATA
+
+    file = io.BytesIO(data)
+    try:
+        dataset = read_partial(file, at_pixels)
+    except _PYDICOM_RAISES as error:
+        if not whole and not isinstance(error, InvalidDicomError):
+            return None
+        raise _unreadable(error, url, file.tell()) from error
+    deflated = dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+    if not whole and (deflated or not met_pixels):
+        return None
+    _check_elements(dataset, url, len(data))
+    return _lighten(dataset)
+
+
+def _check_elements(dataset: Dataset, url: str, length: int) -> None:
+    """Refuse what pydicom takes for an empty dataset, such as a lone preamble."""
+    if not len(dataset) or "TransferSyntaxUID" not in dataset.file_meta:
+        msg = f"{url}: {length} bytes with no DICOM element or no transfer syntax"
+        raise DicomReadError(msg, kind="malformed", url=url, offset=length)
+
+
+def _lighten(dataset: Dataset) -> Dataset:
+    """Let go of the buffer: with it a header of 13 kB pickles to 545 kB."""
+    dataset.buffer = None  # type: ignore[attr-defined,unused-ignore]
+    return dataset
+
+
+def _unreadable(error: BaseException, url: str, offset: int) -> DicomReadError:
+    cut = isinstance(error, EOFError | struct.error | OSError) or "bytes" in str(error)
+    if isinstance(error, InvalidDicomError):
+        kind = "not dicom"
+    else:
+        kind = "truncated" if cut else "malformed"
+    reason = str(error).splitlines()[0] if str(error) else ""
+    msg = f"{url}: {kind} at byte {offset} ({type(error).__name__}: {reason})"
+    return DicomReadError(msg, kind=kind, url=url, offset=offset)
+
+
+def values(dataset: Dataset, keywords: Sequence[str], url: str = "") -> dict[str, Any]:
+    """Give elements of a dataset as plain Python values, by DICOM keyword.
+
+    Texts, numbers and lists of them; dates and person names as text; None where an
+    element is missing or empty. Sequences and bulk data are not values.
+
+    Raises
+    ------
+    DicomReadError
+        A value cannot be converted, or is a sequence or bulk data.
+    """
+    row: dict[str, Any] = {}
+    for keyword in keywords:
+        try:
+            row[keyword] = _plain(dataset.get(keyword))
+        except _PYDICOM_RAISES as error:
+            msg = f"{url}: {keyword} cannot be given as a value ({error})"
+            raise DicomReadError(msg, kind="malformed", url=url) from error
+    return row
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, DataElement):
+        value = value.value
+    match value:
+        case None | "":
+            return None
+        case MultiValue():
+            return [_plain(item) for item in value] or None
+        case DSfloat() | DSdecimal():
+            return float(value)
+        case IS():
+            return int(value)
+        case PersonName() | DA() | DT() | TM():
+            return str(value) or None
+        case DicomSequence() | bytes():
+            msg = f"{type(value).__name__} is not a plain value"
+            raise TypeError(msg)
+        case str():
+            return str(value)
+        case _:
+            return value

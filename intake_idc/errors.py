@@ -1,0 +1,221 @@
+"""What can go wrong, grouped by what the caller does next.
+
+.. code-block:: text
+
+    IDCError
+    ├── RequestError (ValueError)      change what was asked for
+    │   ├── UnknownColumn              a column no table of the release has
+    │   ├── UnknownValue               a value the column never takes
+    │   ├── UnknownRelease             a release number nobody knows
+    │   ├── EmptySelection             nothing selected, or nothing asked
+    │   ├── BadCondition               an SQL condition that is not one
+    │   ├── ManifestError              lines of a manifest that cannot be used
+    │   ├── MirrorError                a place that cannot be read, or a secret
+    │   └── PlanError                  paths that would collide or escape
+    ├── MissingError (LookupError)     get something first
+    │   ├── TableNotFound              an index table is not at hand
+    │   └── SeriesNotFound             a series no known release holds
+    ├── MissingDependency (ImportError)  install something
+    ├── StorageError (OSError)         try again, or another mirror
+    │   ├── ObjectNotFound             the store has no such object
+    │   └── WrongSize                  the store gave another number of bytes
+    ├── IntegrityError                 do not trust these bytes or tables
+    ├── DicomReadError (ValueError)    this object is not readable DICOM
+    └── TransferError                  a copy ended with something missing
+
+Every error carries one message and named details, and both survive pickling,
+so that an error raised in a Dask worker arrives whole. ``exit_code`` is what
+the command ends with.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "BadCondition",
+    "DicomReadError",
+    "EmptySelection",
+    "IDCError",
+    "IntegrityError",
+    "ManifestError",
+    "MirrorError",
+    "MissingDependency",
+    "MissingError",
+    "ObjectNotFound",
+    "PlanError",
+    "RequestError",
+    "SeriesNotFound",
+    "StorageError",
+    "TableNotFound",
+    "TransferError",
+    "UnknownColumn",
+    "UnknownRelease",
+    "UnknownValue",
+    "WrongSize",
+    "nearest",
+]
+
+
+def _rebuild(cls: type[IDCError], message: str, details: dict[str, Any]) -> IDCError:
+    return cls(message, **details)
+
+
+class IDCError(Exception):
+    """Anything this package refuses to do, with one message and named details."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.details)
+
+
+class RequestError(IDCError, ValueError):
+    """Change what was asked for."""
+
+    exit_code = 2
+
+
+class UnknownColumn(RequestError):
+    """A column that the table does not have; the message names the nearest."""
+
+
+class UnknownValue(RequestError):
+    """A value that the column never takes; the message names the nearest."""
+
+
+class UnknownRelease(RequestError):
+    """A release number that the tables at hand do not know."""
+
+
+class EmptySelection(RequestError):
+    """Nothing was selected, or no filter was given where one is needed."""
+
+
+class BadCondition(RequestError):
+    """An SQL condition that is not one read-only condition."""
+
+
+class ManifestError(RequestError):
+    """Lines of a manifest that cannot be used; ``problems`` holds them all."""
+
+    exit_code = 3
+
+    @property
+    def problems(self) -> tuple[Any, ...]:
+        """Every rejected line, as `intake_idc.formats.Problem`."""
+        return tuple(self.details.get("problems", ()))
+
+
+class MirrorError(RequestError):
+    """A mirror that cannot be read as described, or that carries a secret."""
+
+
+class PlanError(RequestError):
+    """A copy that would collide, or write outside its target."""
+
+    exit_code = 3
+
+
+class MissingError(IDCError, LookupError):
+    """Something has to be fetched or installed first."""
+
+
+class TableNotFound(MissingError):
+    """An index table is not at hand; the message says where to get it."""
+
+
+class SeriesNotFound(MissingError):
+    """A series that no release known here holds."""
+
+
+class MissingDependency(IDCError, ImportError):
+    """A package has to be installed; the message names it."""
+
+
+class StorageError(IDCError, OSError):
+    """A store failed; another try or another mirror may not."""
+
+    exit_code = 4
+
+
+class ObjectNotFound(StorageError, FileNotFoundError):
+    """The store has no such object or series."""
+
+
+class WrongSize(StorageError):
+    """The store gave another number of bytes than it had announced."""
+
+
+class IntegrityError(IDCError):
+    """Bytes or tables are not what their digest, count or size says."""
+
+    exit_code = 5
+
+
+class DicomReadError(IDCError, ValueError):
+    """An object that cannot be read as DICOM.
+
+    Attributes
+    ----------
+    kind : str
+        ``"not dicom"``, ``"truncated"``, ``"malformed"`` or ``"undecodable"``.
+    url : str
+        Where the object lies.
+    offset : int or None
+        Byte offset at which reading stopped, where it is known.
+    """
+
+    @property
+    def kind(self) -> str:
+        """What is wrong, in one or two words."""
+        return str(self.details.get("kind", "malformed"))
+
+    @property
+    def url(self) -> str:
+        """Where the object lies."""
+        return str(self.details.get("url", ""))
+
+    @property
+    def offset(self) -> int | None:
+        """Byte offset at which reading stopped."""
+        return self.details.get("offset")
+
+
+class TransferError(IDCError):
+    """A copy that ended with something missing; ``report`` says what."""
+
+    exit_code = 4
+
+    @property
+    def report(self) -> Any:
+        """The `intake_idc.transfer.Report` of the copy."""
+        return self.details.get("report")
+
+
+def nearest(wanted: object, known: Iterable[object], count: int = 3) -> str:
+    """Say which known names are nearest to the one that was asked for.
+
+    Returns
+    -------
+    str
+        ``"; did you mean 'a', 'b'?"``, or an empty string where nothing is near.
+    """
+    names = [str(name) for name in known if name is not None]
+    lowered = {name.lower(): name for name in reversed(names)}
+    matches = difflib.get_close_matches(str(wanted).lower(), lowered, count, 0.6)
+    if not matches:
+        return ""
+    return "; did you mean " + ", ".join(repr(lowered[m]) for m in matches) + "?"

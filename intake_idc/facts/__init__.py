@@ -1,0 +1,1 @@
+"""Recorded facts on published releases, as JSON."""

@@ -1,0 +1,202 @@
+"""s5cmd manifests of every generation, in and out.
+
+The grammar is that of ``s5cmd run`` (version 2): a line is stripped, empty lines
+and lines that begin with ``#`` are passed over, the rest is split as a POSIX shell
+splits words. Of its verbs only ``cp`` and ``sync`` from a bucket are taken; a bare
+URL is taken too, as IDC's API writes them.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING, Literal
+
+from intake_idc.errors import ManifestError, RequestError
+from intake_idc.formats import Lines
+from intake_idc.manifest import gcs_bucket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from intake_idc.manifest import Manifest
+
+__all__ = ["read", "write"]
+
+UUID = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
+
+_COMMON = re.compile(rf"(?:cp|sync) (?:s3|gs)://[^/\s]+/({UUID})/\*? +\S+$")
+_SERIES = re.compile(rf"(?:s3|gs)://[^/\s]+/({UUID})(?:/\*?)?$")
+_INSTANCE = re.compile(rf"(?:s3|gs)://[^/\s]+/(?:{UUID}/)?{UUID}\.dcm$")
+_RELEASES = re.compile(r"IDC Data Version\(s\): (.*)")
+_RELEASE = re.compile(r"Version (\d+)(?:\.\d+)?\b")
+
+VERBS = {"cp", "sync"}
+HEADER_CELLS = {"f0_", "study_manifest_cp_command"}
+"""Column names that an export leaves on a line of their own."""
+VALUE_FLAGS = {
+    "--storage-class", "-c", "--concurrency", "-p", "--part-size", "--metadata",
+    "--metadata-directive", "--sse", "--sse-kms-key-id", "--acl", "--cache-control",
+    "--expires", "--source-region", "--destination-region", "--exclude", "--include",
+    "--content-type", "--content-encoding", "--content-disposition",
+    "--no-such-upload-retry-count", "--version-id",
+}  # fmt: skip
+"""Flags of ``cp`` that take the next word as their value."""
+LONGEST_LINE = 4096
+
+ENDPOINTS = {
+    "aws": "https://s3.amazonaws.com",
+    "gcs": "https://storage.googleapis.com",
+}
+
+
+def read(data: bytes | str) -> Lines:
+    """Read an s5cmd manifest; every line becomes a row, a problem or a comment.
+
+    The bucket of a line is not kept: a series is found by its uuid, in the bucket
+    where it lies today, because buckets were retired and collections moved.
+
+    Raises
+    ------
+    ManifestError
+        It is not text in UTF-8.
+    """
+    lines = Lines()
+    first_seen: dict[str, int] = {}
+    for number, raw in enumerate(_text(data).splitlines(), 1):
+        line = raw.strip()
+        if not line:
+            continue
+        if line.startswith("#"):
+            _read_comment(line, lines)
+            continue
+        common = _COMMON.match(line)
+        uuid = common[1] if common else _read_line(number, line, lines)
+        if uuid is None:
+            continue
+        uuid = uuid.lower()
+        if uuid in first_seen:
+            lines.remark(number, line, f"repeats line {first_seen[uuid]}; taken once")
+            continue
+        first_seen[uuid] = number
+        lines.numbers.append(number)
+        lines.texts.append(line)
+        lines.uuids.append(uuid)
+    return lines
+
+
+def _text(data: bytes | str) -> str:
+    if isinstance(data, str):
+        return data.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
+    try:
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            return data.decode("utf-16")
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        msg = f"the manifest is not text in UTF-8 ({error}); save it as UTF-8"
+        raise ManifestError(msg) from error
+    if "\0" in text:
+        msg = "the manifest holds NUL characters, so it is not text; save it as UTF-8"
+        raise ManifestError(msg)
+    return text
+
+
+def _read_comment(line: str, lines: Lines) -> None:
+    named = _RELEASES.search(line)
+    if named:
+        lines.idc_versions.extend(int(number) for number in _RELEASE.findall(named[1]))
+
+
+def _read_line(number: int, line: str, lines: Lines) -> str | None:
+    """Read one line the slow way: give its series, or account for it."""
+    if line in HEADER_CELLS:
+        return None
+    if len(line) > LONGEST_LINE:
+        lines.reject(number, line, f"longer than {LONGEST_LINE} characters")
+        return None
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        lines.reject(number, line, f"quotes do not match ({error})")
+        return None
+    source = _source(number, line, words, lines)
+    if source is None:
+        return None
+    series = _SERIES.match(source)
+    if series:
+        return series[1]
+    if _INSTANCE.match(source):
+        reason = "names one instance; only whole series (<uuid>/*) are taken"
+    elif "://" in source:
+        reason = "is no IDC series; expected s3://<bucket>/<crdc_series_uuid>/*"
+    else:
+        reason = "has no s3:// or gs:// source; uploads and local copies are not obeyed"
+    lines.reject(number, line, reason)
+    return None
+
+
+def _source(number: int, line: str, words: list[str], lines: Lines) -> str | None:
+    if len(words) == 1 and "://" in words[0]:
+        return words[0]
+    if not words or words[0] not in VERBS:
+        verb = words[0] if words else ""
+        lines.reject(number, line, f"verb {verb!r} is not cp or sync, and is not obeyed")
+        return None
+    rest = iter(words[1:])
+    paths = []
+    for word in rest:
+        if word in VALUE_FLAGS:
+            next(rest, None)
+        elif not word.startswith("-"):
+            paths.append(word)
+    if len(paths) not in (1, 2):
+        lines.reject(number, line, "expected one source and one destination")
+        return None
+    return paths[0]
+
+
+def write(
+    manifest: Manifest,
+    name: str = "<manifest file name>",
+    *,
+    mirror: Literal["aws", "gcs"] = "aws",
+    date: str | None = None,
+) -> Iterator[str]:
+    """Give the lines of an s5cmd manifest, each with its line feed.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Whole series.
+    name : str
+        File name, for the command in the header.
+    mirror : "aws" or "gcs"
+        Whose buckets and endpoint are written.
+    date : str, optional
+        Day of the release (ISO 8601), for the header.
+
+    Raises
+    ------
+    RequestError
+        The mirror is neither, or a series of the manifest was split.
+    """
+    if mirror not in ENDPOINTS:
+        msg = f"an s5cmd manifest is for 'aws' or 'gcs'; got {mirror!r}"
+        raise RequestError(msg, mirror=mirror)
+    release = f"{manifest.idc_version}.0{f' {date}' if date else ''}"
+    yield "# To download the files in this manifest, install s5cmd "
+    yield "(https://github.com/peak/s5cmd),\n"
+    yield "# then run the following command:\n"
+    yield f"# s5cmd --no-sign-request --endpoint-url {ENDPOINTS[mirror]} run {name}\n"
+    yield (
+        "# IDC Data Version(s): Imaging Data Commons Data Release Version "
+        f"{release}\n"
+    )
+    yield f"# Total records found: {len(manifest)}\n"
+    for part in manifest.parts():
+        if part.first_instance or part.last_instance is not None:
+            msg = "an s5cmd manifest names whole series; this one holds a part of one"
+            raise RequestError(msg, crdc_series_uuid=part.crdc_series_uuid)
+        bucket = part.aws_bucket
+        bucket = gcs_bucket(bucket) if mirror == "gcs" else bucket
+        yield f"cp s3://{bucket}/{part.crdc_series_uuid}/* .\n"

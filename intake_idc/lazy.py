@@ -1,0 +1,183 @@
+"""Dask collections over a manifest; nothing is opened before compute.
+
+A collection is one task for each partition, on a flat graph: a task holds a small
+manifest, lists its series in the mirror, reads the objects in one bounded batch,
+and gives a list. Keys depend on what is read and how, and on nothing else, so the
+same cohort has the same graph wherever it is built.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import dask.threaded
+from dask.bag import Bag
+from dask.base import tokenize
+from dask.sizeof import sizeof
+from dask.utils import parse_bytes
+
+from intake_idc.errors import EmptySelection
+from intake_idc.storage import each, instances, open_store, read_instance
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import pydicom
+
+    from intake_idc.manifest import Manifest
+    from intake_idc.storage import Instance, Mirror
+
+__all__ = ["PARTITION_BYTES", "InstanceBag", "datasets", "header_rows"]
+
+PARTITION_BYTES = "128 MiB"
+"""Bytes of the objects in one partition."""
+PIXEL_INSTANCES = 512
+"""Objects in one partition, read whole."""
+HEADER_INSTANCES = 2048
+"""Objects in one partition, of which only the header is read."""
+
+
+class InstanceBag(Bag):  # type: ignore[misc]
+    """A `dask.bag.Bag` over DICOM objects that runs on threads unless told otherwise.
+
+    Dask's own default for bags is to spawn processes, which runs an unguarded
+    script again from its first line. Reading waits for the network and decodes
+    outside the interpreter's lock, so threads serve better. A bag made from this
+    one by `map`, `filter` and so on keeps the default.
+    """
+
+    __dask_scheduler__ = staticmethod(dask.threaded.get)
+
+
+def datasets(
+    manifest: Manifest,
+    mirror: Mirror,
+    *,
+    headers_only: bool = False,
+    partition_bytes: int | str = PARTITION_BYTES,
+    partition_instances: int | None = None,
+) -> InstanceBag:
+    """Give a bag of `pydicom.Dataset`, in the order of the manifest and of the keys.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        The series to read.
+    mirror : Mirror
+        Where to read them.
+    headers_only : bool
+        Leave the pixel data out, and read only the first bytes of each object.
+    partition_bytes : int or str
+        Bytes of the objects in one partition, such as ``"128 MiB"``. A larger
+        series is split, smaller ones share a partition.
+    partition_instances : int, optional
+        Objects in one partition: 512, or 2,048 where only headers are read.
+
+    Raises
+    ------
+    EmptySelection
+        The manifest has no rows.
+    """
+    task = partial(_read_partition, mirror=mirror, headers_only=headers_only)
+    limit = partition_instances or (HEADER_INSTANCES if headers_only else PIXEL_INSTANCES)
+    return _bag(task, manifest, "header" if headers_only else "dataset", partition_bytes, limit)
+
+
+def header_rows(
+    manifest: Manifest,
+    mirror: Mirror,
+    keywords: Sequence[str],
+    *,
+    partition_bytes: int | str = PARTITION_BYTES,
+) -> InstanceBag:
+    """Give a bag of dicts, one for each object: where it lies, and its header values.
+
+    Each dict has ``crdc_series_uuid``, ``crdc_instance_uuid``, ``url``, and one
+    item for each keyword; see `intake_idc.dicom.values`.
+
+    Raises
+    ------
+    EmptySelection
+        The manifest has no rows.
+    """
+    task = partial(_read_rows, mirror=mirror, keywords=tuple(keywords))
+    return _bag(task, manifest, "header-row", partition_bytes, HEADER_INSTANCES)
+
+
+def _bag(
+    task: partial[Any],
+    manifest: Manifest,
+    name: str,
+    partition_bytes: int | str,
+    partition_instances: int,
+) -> InstanceBag:
+    pieces = manifest.split(_bytes(partition_bytes), partition_instances)
+    if not pieces:
+        msg = f"nothing to read: no series is selected ({manifest.origin})"
+        raise EmptySelection(msg)
+    name = f"{name}-{tokenize(manifest, task, partition_bytes, partition_instances)}"
+    graph = {(name, i): (task, piece) for i, piece in enumerate(pieces)}
+    return InstanceBag(graph, name, len(pieces))
+
+
+def _bytes(size: int | str) -> int:
+    return parse_bytes(size) if isinstance(size, str) else size
+
+
+def _read_partition(
+    manifest: Manifest, *, mirror: Mirror, headers_only: bool
+) -> list[pydicom.Dataset]:
+    found = instances(manifest.parts(), mirror)
+    read = _read_header if headers_only else _read_dataset
+    return list(each(partial(read, mirror=mirror), found))
+
+
+def _read_rows(
+    manifest: Manifest, *, mirror: Mirror, keywords: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    found = instances(manifest.parts(), mirror)
+    return list(each(partial(_read_row, mirror=mirror, keywords=keywords), found))
+
+
+def _read_dataset(instance: Instance, mirror: Mirror) -> pydicom.Dataset:
+    from intake_idc import dicom
+
+    return dicom.read_dataset(read_instance(instance, mirror), instance.url)
+
+
+def _read_header(instance: Instance, mirror: Mirror) -> pydicom.Dataset:
+    from intake_idc import dicom
+
+    store = open_store(mirror, instance.part.aws_bucket)
+    return dicom.read_header(
+        partial(store.read, instance.key), instance.size, instance.url
+    )
+
+
+def _read_row(
+    instance: Instance, mirror: Mirror, keywords: Iterable[str]
+) -> dict[str, Any]:
+    from intake_idc import dicom
+
+    header = _read_header(instance, mirror)
+    return {
+        "crdc_series_uuid": instance.part.crdc_series_uuid,
+        "crdc_instance_uuid": instance.crdc_instance_uuid,
+        "url": instance.url,
+        **dicom.values(header, tuple(keywords), instance.url),
+    }
+
+
+@sizeof.register_lazy("pydicom")  # type: ignore[untyped-decorator,unused-ignore]
+def _register_dataset_size() -> None:
+    """Tell Dask how large a dataset is; without this it takes each for 56 bytes."""
+    import pydicom
+
+    @sizeof.register(pydicom.Dataset)  # type: ignore[untyped-decorator,unused-ignore]
+    def _dataset_size(dataset: pydicom.Dataset) -> int:
+        size = 1_000
+        for element in dataset.values():
+            value = getattr(element, "value", None)
+            size += 200 + (len(value) if isinstance(value, bytes | str) else 0)
+        return size

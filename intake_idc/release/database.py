@@ -1,0 +1,263 @@
+"""DuckDB over a folder of tables, and the SQL that yields one release."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from intake_idc.errors import IntegrityError, TableNotFound
+from intake_idc.release.facts import exceptions
+
+from intake_idc.release.tables import Tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import duckdb
+    import pyarrow as pa
+
+__all__ = ["Database", "database", "literal", "memory_database", "name"]
+
+PRIOR_OWN = ("collection_id", "PatientID", "StudyInstanceUID", "Modality")
+"""Columns of prior_versions_index that are the same in every row of a series."""
+
+
+class Database:
+    """One DuckDB connection over one folder of tables, for all threads.
+
+    Queries see the Parquet files of the folder and nothing else: a condition
+    that came with somebody's catalog cannot open a file or a network address.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        import duckdb
+
+        self.tables = tables
+        self._connection = duckdb.connect(":memory:")
+        paths = ", ".join(literal(tables.path(table)) for table in tables.names)
+        for statement in (
+            "SET autoinstall_known_extensions = false",
+            "SET autoload_known_extensions = false",
+            f"SET allowed_paths = [{paths}]",
+            "SET enable_external_access = false",
+            "SET lock_configuration = true",
+        ):
+            self._connection.execute(statement)
+
+    @contextmanager
+    def cursor(
+        self, tables: Mapping[str, pa.Table] | None = None
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Give a cursor of its own to each query, so that threads never share one."""
+        cursor = self._connection.cursor()
+        try:
+            for table_name, table in (tables or {}).items():
+                cursor.register(table_name, table)
+            yield cursor
+        finally:
+            cursor.close()
+
+    def rows(
+        self,
+        sql: str,
+        parameters: Sequence[Any] = (),
+        tables: Mapping[str, pa.Table] | None = None,
+    ) -> list[tuple[Any, ...]]:
+        """Run a query and give its rows."""
+        with self.cursor(tables) as cursor:
+            return cursor.execute(sql, list(parameters)).fetchall()
+
+    def arrow(
+        self,
+        sql: str,
+        parameters: Sequence[Any] = (),
+        tables: Mapping[str, pa.Table] | None = None,
+    ) -> pa.Table:
+        """Run a query and give its result as an Arrow table."""
+        with self.cursor(tables) as cursor:
+            # The relation, not the cursor: on a cursor DuckDB 2 copies the rows.
+            return cursor.sql(sql, params=list(parameters)).to_arrow_table()
+
+    def scan(self, table: str) -> str:
+        """Give the SQL that reads one table in place."""
+        return f"read_parquet({literal(self.tables.path(table))})"
+
+    @functools.cached_property
+    def columns(self) -> dict[str, str]:
+        """Columns of ``idc_index`` as published, and their DuckDB types."""
+        described = self.rows(f"DESCRIBE SELECT * FROM {self.scan('idc_index')}")
+        return {row[0]: row[1] for row in described}
+
+    @functools.cached_property
+    def dates(self) -> dict[int, str]:
+        """Releases that the tables name, and the day each came out."""
+        if not self.tables.has("version_metadata_index"):
+            return {}
+        found = self.rows(
+            "SELECT idc_version, CAST(version_timestamp AS VARCHAR) "
+            f"FROM {self.scan('version_metadata_index')} ORDER BY 1"
+        )
+        return {int(version): str(date)[:10] for version, date in found}
+
+    @functools.cached_property
+    def newest(self) -> int:
+        """Newest release in the tables."""
+        if self.tables.newest is not None:
+            return self.tables.newest
+        if self.dates:
+            return max(self.dates)
+        self._need_revisions()
+        sql = f"SELECT max(series_revised_idc_version) FROM {self.scan('idc_index')}"
+        number = self.rows(sql)[0][0]
+        if number is None:
+            msg = f"{self.tables.path('idc_index')} holds no series"
+            raise IntegrityError(msg)
+        return int(number)
+
+    def _need_revisions(self) -> None:
+        if "series_revised_idc_version" not in self.columns:
+            msg = (
+                f"the index of {self.tables.source} has no column "
+                "series_revised_idc_version (it came with idc-index-data 24), so "
+                "it says neither its own release nor older ones"
+            )
+            raise TableNotFound(msg, table="idc_index")
+
+    def release_sql(self, idc_version: int) -> str:
+        """Give the SQL that yields the rows of one release."""
+        index = self.scan("idc_index")
+        if idc_version == self.newest:
+            return f"SELECT *, 'idc_index' AS row_source FROM {index}"
+        self._need_revisions()
+        kept = f"series_revised_idc_version <= {idc_version}"
+        absent = exceptions().absent(idc_version)
+        if absent:
+            kept += f" AND crdc_series_uuid NOT IN ({', '.join(map(literal, absent))})"
+        return _union(
+            f"SELECT *, 'idc_index' AS row_source FROM {index} WHERE {kept}",
+            self._prior_sql(idc_version),
+            *map(self.forgotten_sql, exceptions().forgotten(idc_version)),
+        )
+
+    def _prior_sql(self, idc_version: int) -> str:
+        """Rows of a release that a later one superseded or withdrew.
+
+        What the 12 columns of prior_versions_index do not hold is taken from the
+        current row of the same series, but for the instance count, which may have
+        changed with the bytes.
+        """
+        held = {
+            *PRIOR_OWN,
+            "crdc_series_uuid",
+            "SeriesInstanceUID",
+            "aws_bucket",
+            "series_aws_url",
+            "series_size_MB",
+            "series_revised_idc_version",
+            "instanceCount",
+        }
+        borrowed = [f"now.{name(column)}" for column in self.columns if column not in held]
+        within = f"{idc_version} BETWEEN min_idc_version AND max_idc_version"
+        return f"""
+            SELECT {", ".join(["old.* EXCLUDE (last_idc_version)", *borrowed])}
+            FROM ({self._prior_series_sql(f"HAVING bool_or({within})")}) AS old
+            LEFT JOIN {self.scan("idc_index")} AS now USING (SeriesInstanceUID)
+            """
+
+    def _prior_series_sql(self, having: str = "") -> str:
+        """One row for each superseded or withdrawn series.
+
+        The table has a row for each bucket that held a series, and 48 series have
+        one more, with the size doubled (an error of release 23): the smallest size
+        is the true one.
+        """
+        own = ", ".join(f"any_value({column}) AS {column}" for column in PRIOR_OWN)
+        return f"""
+            SELECT crdc_series_uuid, SeriesInstanceUID, {own},
+                any_value(aws_bucket) AS aws_bucket,
+                any_value(series_aws_url) AS series_aws_url,
+                min(series_size_MB) AS series_size_MB,
+                min(min_idc_version) AS series_revised_idc_version,
+                max(max_idc_version) AS last_idc_version,
+                'prior_versions_index' AS row_source
+            FROM {self.scan("prior_versions_index")}
+            GROUP BY crdc_series_uuid, SeriesInstanceUID {having}
+            """
+
+    def forgotten_sql(self, row: Mapping[str, Any]) -> str:
+        """One series that a release had and that the tables have forgotten.
+
+        It is there only where its collection is, so that a folder with a part of
+        IDC does not gain series of other parts.
+        """
+        values = ", ".join(
+            f"CAST({literal(row[column])} AS {kind}) AS {name(column)}"
+            for column, kind in self.columns.items()
+            if row.get(column) is not None
+        )
+        there = f"SELECT collection_id FROM {self.scan('idc_index')}"
+        return (
+            f"SELECT {values}, 'published package' AS row_source "
+            f"WHERE {literal(row['collection_id'])} IN ({there})"
+        )
+
+    def known_sql(self) -> str:
+        """Give the SQL that yields every series that any release held.
+
+        ``first_idc_version`` and ``last_idc_version`` bound the releases of a row.
+        """
+        newest = self.newest
+        revised = "series_revised_idc_version"
+        first = revised if revised in self.columns else newest
+        parts = [
+            f"SELECT *, 'idc_index' AS row_source, {first} AS first_idc_version, "
+            f"{newest} AS last_idc_version FROM {self.scan('idc_index')}"
+        ]
+        if self.tables.has("prior_versions_index"):
+            parts.append(
+                f"SELECT *, {revised} AS first_idc_version "
+                f"FROM ({self._prior_series_sql()})"
+            )
+        return _union(*parts)
+
+
+_DATABASES: dict[tuple[int, Path], Database] = {}
+_LOCK = threading.Lock()
+
+
+def database(tables: Tables) -> Database:
+    """Give the process's one database over these tables.
+
+    The process id is part of the key: a connection does not survive a fork.
+    """
+    key = (os.getpid(), tables.folder)
+    with _LOCK:
+        if key not in _DATABASES:
+            _DATABASES[key] = Database(tables)
+        return _DATABASES[key]
+
+
+def memory_database() -> Database:
+    """Give a database that sees no table but those registered with a query."""
+    nowhere = Path(os.devnull)
+    return database(Tables(None, nowhere, "memory", None))
+
+
+def name(column: str) -> str:
+    """Quote a column's name for SQL."""
+    return '"' + column.replace('"', '""') + '"'
+
+
+def literal(value: object) -> str:
+    """Quote a text or number for SQL."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return repr(value)
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def _union(*parts: str) -> str:
+    return "\nUNION ALL BY NAME\n".join(f"({part})" for part in parts)

@@ -1,0 +1,68 @@
+"""What is recorded of published releases: counts, digests, known exceptions."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+__all__ = ["Exceptions", "Published", "exceptions", "published"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the published index package of a release holds."""
+
+    series: int
+    """Number of series."""
+    sha256: str
+    """SHA-256 over the sorted crdc_series_uuids, one a line, no final newline."""
+    xor: str
+    """XOR of the MD5 of every crdc_series_uuid, as 32 hex digits."""
+
+
+@dataclass(frozen=True)
+class Exceptions:
+    """Where the rule that rebuilds a release and the published package differ."""
+
+    rebuilt_only: dict[str, frozenset[int]]
+    """crdc_series_uuid, and the releases that the rule puts it in wrongly."""
+    published_only: tuple[dict[str, Any], ...]
+    """Rows that releases had and that the tables have forgotten since; the key
+    ``versions`` holds the releases, the others are columns of the index."""
+
+    def absent(self, idc_version: int) -> list[str]:
+        """Give the series that the rule puts into this release wrongly."""
+        return [u for u, at in self.rebuilt_only.items() if idc_version in at]
+
+    def forgotten(self, idc_version: int) -> list[dict[str, Any]]:
+        """Give the rows of this release that the tables have forgotten."""
+        return [row for row in self.published_only if idc_version in row["versions"]]
+
+
+def _read(name: str) -> Any:
+    return json.loads((files("intake_idc.facts") / name).read_text("utf-8"))
+
+
+@functools.cache
+def exceptions() -> Exceptions:
+    """Give the recorded exceptions."""
+    data = _read("exceptions.json")
+    rebuilt_only = {
+        uuid: frozenset(group["versions"])
+        for group in data["rebuilt_only"]
+        for uuid in group["crdc_series_uuid"]
+    }
+    return Exceptions(rebuilt_only, tuple(data["published_only"]))
+
+
+@functools.cache
+def published() -> dict[int, Published]:
+    """Give what is recorded of each release that was published as a package."""
+    return {
+        int(version): Published(fact["series"], fact["sha256"], fact["xor"])
+        for version, fact in _read("releases.json")["releases"].items()
+        if fact.get("sha256")
+    }

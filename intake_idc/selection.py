@@ -1,0 +1,371 @@
+"""A selection: conditions on the columns of an index table, as a value.
+
+It knows no release. `compile` checks the names and values against a table that
+is described to it, and gives SQL with parameters; nothing here reads a table.
+
+The rules:
+
+1. a plain value is exact, upper and lower case counted;
+2. a list is OR, and None in it is null;
+3. columns are AND, and so are selections that are chained;
+4. a compiled regular expression matches anywhere (`re.Pattern.search`);
+5. None is null;
+6. SQL is one read-only condition, in parentheses of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from intake_idc.errors import (
+    BadCondition,
+    EmptySelection,
+    RequestError,
+    UnknownColumn,
+    UnknownValue,
+    nearest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Condition", "Pattern", "Selection", "Table"]
+
+Scalar = str | int | float | bool
+
+_FLAGS = {"IGNORECASE": re.I, "MULTILINE": re.M, "DOTALL": re.S, "ASCII": re.A}
+
+
+class Table(Protocol):
+    """What a selection has to know of a table to be checked against it."""
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """Names of the columns, and their DuckDB types."""
+
+    def distinct(self, column: str) -> Sequence[Any]:
+        """Values that the column takes, null left out."""
+
+    def absent(self, column: str, values: Sequence[Any]) -> Sequence[Any]:
+        """Those of the values that the column never takes."""
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A regular expression in Python's syntax, matched anywhere in a text."""
+
+    regex: str
+    """The expression."""
+    flags: tuple[str, ...] = ()
+    """Names of `re` flags: IGNORECASE, MULTILINE, DOTALL, ASCII."""
+
+    def compile(self) -> re.Pattern[str]:
+        """Give the compiled expression.
+
+        Raises
+        ------
+        RequestError
+            The expression or a flag is not one that Python's `re` knows.
+        """
+        value = 0
+        for name in self.flags:
+            if name not in _FLAGS:
+                known = ", ".join(_FLAGS)
+                msg = f"unknown regular expression flag {name!r}; known are {known}"
+                raise RequestError(msg, flag=name)
+            value |= _FLAGS[name]
+        try:
+            return re.compile(self.regex, value)
+        except re.error as error:
+            msg = f"not a regular expression: {self.regex!r} ({error})"
+            raise RequestError(msg, regex=self.regex) from error
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One column and what it may be: any of the values, or of the patterns."""
+
+    column: str
+    """Published name of the column."""
+    values: tuple[Scalar, ...] = ()
+    """Exact values, any of which will do."""
+    patterns: tuple[Pattern, ...] = ()
+    """Regular expressions, any of which will do."""
+    null: bool = False
+    """Whether null will do."""
+
+    def __str__(self) -> str:
+        parts = [repr(value) for value in self.values]
+        parts += [f"/{pattern.regex}/" for pattern in self.patterns]
+        parts += ["null"] if self.null else []
+        more = len(parts) - 5
+        shown = parts if more <= 0 else [*parts[:5], f"... {more:,} more"]
+        return f"{self.column} = {' or '.join(shown)}"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Conditions that all hold; the empty selection is every row."""
+
+    conditions: tuple[Condition, ...] = ()
+    """Conditions on columns."""
+    sql: tuple[str, ...] = field(default=())
+    """SQL conditions, as they were given."""
+
+    def where(self, columns: Mapping[str, Any]) -> Selection:
+        """Give this selection narrowed by conditions on columns.
+
+        Raises
+        ------
+        EmptySelection
+            No column was given, or a list of values is empty: neither is taken
+            for "everything".
+        RequestError
+            A value is of a kind that no column can hold.
+        """
+        if not columns:
+            msg = (
+                "no filter was given; name at least one column, as in "
+                "search(collection_id='nlst'), or use all() for the whole release"
+            )
+            raise EmptySelection(msg)
+        added = tuple(_condition(name, value) for name, value in columns.items())
+        return Selection((*self.conditions, *added), self.sql)
+
+    def query(self, condition: str) -> Selection:
+        """Give this selection narrowed by one SQL condition.
+
+        Raises
+        ------
+        BadCondition
+            The text is not one condition: it is empty, holds several
+            statements, or reaches beyond its parentheses.
+        """
+        _check_sql(condition)
+        return Selection(self.conditions, (*self.sql, condition.strip()))
+
+    def __bool__(self) -> bool:
+        return bool(self.conditions or self.sql)
+
+    def __str__(self) -> str:
+        parts = [str(condition) for condition in self.conditions]
+        parts += [f"({condition})" for condition in self.sql]
+        return " and ".join(parts) or "every series"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain data, fit for YAML and JSON, that `from_dict` reads back."""
+        where: list[dict[str, Any]] = []
+        for condition in self.conditions:
+            item: dict[str, Any] = {"column": condition.column}
+            if condition.values:
+                item["values"] = list(condition.values)
+            if condition.patterns:
+                item["patterns"] = [
+                    {"regex": p.regex, "flags": list(p.flags)}
+                    for p in condition.patterns
+                ]
+            if condition.null:
+                item["null"] = True
+            where.append(item)
+        return {"where": where, "sql": list(self.sql)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Selection:
+        """Read what `to_dict` gave; the SQL in it is checked anew.
+
+        Raises
+        ------
+        RequestError
+            A key is missing, unknown, or of the wrong kind.
+        """
+        unknown = set(data) - {"where", "sql"}
+        if unknown:
+            msg = f"a selection holds 'where' and 'sql'; got {sorted(unknown)}"
+            raise RequestError(msg)
+        selection = cls()
+        for item in data.get("where", ()):
+            if not isinstance(item, Mapping) or "column" not in item:
+                msg = f"a condition needs a column; got {item!r}"
+                raise RequestError(msg)
+            values = [
+                *item.get("values", ()),
+                *item.get("patterns", ()),
+                *([None] if item.get("null") else []),
+            ]
+            selection = selection.where({str(item["column"]): values})
+        for condition in data.get("sql", ()):
+            selection = selection.query(condition)
+        return selection
+
+    def compile(
+        self, table: Table, *, strict: bool = True
+    ) -> tuple[str, list[Any]]:
+        """Give an SQL condition and its parameters, checked against a table.
+
+        Parameters
+        ----------
+        table : Table
+            What the names and values are checked against.
+        strict : bool
+            Whether a value that the column never takes is an error; else it
+            selects nothing, which is right for a release that came before it.
+
+        Raises
+        ------
+        UnknownColumn
+            The table has no such column; the message names the nearest.
+        UnknownValue
+            The column never takes that value; the message names the nearest.
+        RequestError
+            A value is of another type than the column.
+        """
+        parts: list[str] = []
+        parameters: list[Any] = []
+        for condition in self.conditions:
+            _check_column(condition.column, table)
+            quoted = _quote(condition.column)
+            values: list[Any] = list(condition.values)
+            _check_types(condition, table.columns[condition.column])
+            if strict:
+                _check_values(condition, table)
+            options = []
+            if condition.patterns:
+                # Python's own expressions over the distinct values: DuckDB's RE2
+                # differs in what `$`, `\s` and case folding mean, and silently.
+                compiled = [pattern.compile() for pattern in condition.patterns]
+                values += [
+                    value
+                    for value in table.distinct(condition.column)
+                    if any(p.search(str(value)) for p in compiled)
+                ]
+            if len(values) == 1:
+                options.append(f"{quoted} = ?")
+                parameters.append(values[0])
+            elif values:
+                options.append(f"{quoted} in (select unnest(?))")
+                parameters.append(values)
+            if condition.null:
+                options.append(f"{quoted} is null")
+            parts.append(f"({' or '.join(options) or 'false'})")
+        parts += [f"(\n{condition}\n)" for condition in self.sql]
+        return " and ".join(parts) or "true", parameters
+
+
+def _condition(column: str, wanted: Any) -> Condition:
+    values: list[Scalar] = []
+    patterns: list[Pattern] = []
+    null = False
+    for item in _items(column, wanted):
+        match item:
+            case None:
+                null = True
+            case re.Pattern():
+                patterns.append(_pattern(item))
+            case {"regex": str(regex), **rest} if set(rest) <= {"flags"}:
+                patterns.append(Pattern(regex, tuple(rest.get("flags", ()))))
+            case bool() | int() | float() | str():
+                values.append(item)
+            case _:
+                msg = (
+                    f"{column}={item!r}: a filter is a text, a number, None, "
+                    "re.compile(...) or a list of these; "
+                    f"got {type(item).__name__}"
+                )
+                raise RequestError(msg, column=column)
+    for pattern in patterns:
+        pattern.compile()
+    return Condition(column, tuple(dict.fromkeys(values)), tuple(patterns), null)
+
+
+def _items(column: str, wanted: Any) -> Iterator[Any]:
+    if isinstance(wanted, str | Mapping) or not hasattr(wanted, "__iter__"):
+        yield _plain(wanted)
+        return
+    if isinstance(wanted, AbstractSet):
+        items = sorted(wanted, key=lambda item: (item is None, str(item)))
+    else:
+        items = list(wanted)
+    if not items:
+        msg = (
+            f"{column}=[]: an empty list selects nothing; "
+            "leave the column out to take every value, or give None for null"
+        )
+        raise EmptySelection(msg, column=column)
+    for item in items:
+        yield _plain(item)
+
+
+def _plain(value: Any) -> Any:
+    """Turn numpy and pandas scalars into Python's own."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _pattern(pattern: re.Pattern[str]) -> Pattern:
+    if isinstance(pattern.pattern, bytes):
+        msg = f"a regular expression of bytes cannot match text: {pattern.pattern!r}"
+        raise RequestError(msg)
+    names = tuple(name for name, flag in _FLAGS.items() if pattern.flags & flag)
+    if pattern.flags & re.VERBOSE:
+        msg = "re.VERBOSE cannot be written into a catalog; write the pattern plainly"
+        raise RequestError(msg, regex=pattern.pattern)
+    return Pattern(pattern.pattern, names)
+
+
+def _check_sql(condition: str) -> None:
+    """Accept a text only if it parses alone, and inside parentheses.
+
+    Each of the two parses refuses what the other lets through: the first lets
+    "1=1) UNION SELECT (1" pass, the second "1 FROM t".
+    """
+    import duckdb
+
+    for wrapped in (f"SELECT (\n{condition}\n)", f"SELECT\n{condition}\n"):
+        try:
+            statements = duckdb.extract_statements(wrapped)
+        except duckdb.Error as error:
+            reason = str(error).splitlines()[0]
+            msg = f"not one SQL condition: {condition!r} ({reason})"
+            raise BadCondition(msg, condition=condition) from error
+        if len(statements) != 1:
+            msg = f"one SQL condition is taken, not several statements: {condition!r}"
+            raise BadCondition(msg, condition=condition)
+
+
+def _check_column(column: str, table: Table) -> None:
+    if column not in table.columns:
+        near = nearest(column, table.columns)
+        msg = f"unknown column {column!r}{near or '; columns: ' + ', '.join(table.columns)}"
+        raise UnknownColumn(msg, column=column)
+
+
+def _check_types(condition: Condition, kind: str) -> None:
+    textual = kind == "VARCHAR"
+    if condition.patterns and not textual:
+        msg = f"{condition.column} is {kind}; a regular expression needs text"
+        raise RequestError(msg, column=condition.column)
+    for value in condition.values:
+        if isinstance(value, str) != textual:
+            msg = (
+                f"{condition.column} is {kind}; got {value!r}, "
+                f"which is {type(value).__name__}"
+            )
+            raise RequestError(msg, column=condition.column)
+
+
+def _check_values(condition: Condition, table: Table) -> None:
+    if not condition.values:
+        return
+    absent = table.absent(condition.column, condition.values)
+    if absent:
+        near = nearest(absent[0], table.distinct(condition.column))
+        more = f" (and {len(absent) - 1:,} more)" if len(absent) > 1 else ""
+        msg = f"no series has {condition.column} = {absent[0]!r}{more}{near}"
+        raise UnknownValue(msg, column=condition.column, values=list(absent))
+
+
+def _quote(column: str) -> str:
+    return '"' + column.replace('"', '""') + '"'

@@ -1,0 +1,127 @@
+"""From an identifier to a URL, a listing and bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from intake_idc.errors import IntegrityError, ObjectNotFound, WrongSize
+from intake_idc.storage.engine import Store, Stored, filesystem, open_store
+from intake_idc.storage.mirror import (
+    EngineName,
+    Mirror,
+    resolve_mirror,
+)
+from intake_idc.storage.pool import REQUESTS, each
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from intake_idc.manifest import Part
+
+__all__ = [
+    "REQUESTS",
+    "EngineName",
+    "Instance",
+    "Mirror",
+    "Store",
+    "Stored",
+    "each",
+    "filesystem",
+    "instances",
+    "open_store",
+    "read_instance",
+    "resolve_mirror",
+]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One DICOM object of a series, as a mirror lists it."""
+
+    part: Part
+    """The series, or run of it, that the object belongs to."""
+    key: str
+    """Key below the bucket's root: ``<crdc_series_uuid>/<crdc_instance_uuid>.dcm``."""
+    size: int
+    """Bytes."""
+    url: str
+    """Full URL or path."""
+    etag: str | None = None
+    """Entity tag, where the store gives one."""
+
+    @property
+    def crdc_instance_uuid(self) -> str:
+        """IDC's identifier of the object."""
+        return self.key.rsplit("/", 1)[1].removesuffix(".dcm")
+
+
+def instances(parts: Iterable[Part], mirror: Mirror) -> list[Instance]:
+    """List the objects of each part, and hold the listing against the index.
+
+    A listing that is short, long or of another size than the index says is an
+    error, never a smaller cohort: count and bytes of a series are exact there.
+
+    Returns
+    -------
+    list of Instance
+        In the order of the parts, and of the keys within a series.
+
+    Raises
+    ------
+    ObjectNotFound
+        The mirror holds no object of a series.
+    IntegrityError
+        A listing and the index differ in count or bytes.
+    StorageError
+        The mirror cannot be listed.
+    """
+    listed = each(partial(_list, mirror=mirror), parts)
+    return [instance for found in listed for instance in found]
+
+
+def _list(part: Part, mirror: Mirror) -> list[Instance]:
+    prefix = f"{part.crdc_series_uuid}/"
+    root = mirror.bucket_root(part.aws_bucket)
+    found = [
+        Instance(part, stored.key, stored.size, f"{root}/{stored.key}", stored.etag)
+        for stored in open_store(mirror, part.aws_bucket).list(prefix)
+        if stored.key.startswith(prefix) and stored.key.endswith(".dcm")
+    ]
+    _check(part, found, mirror)
+    return found[part.first_instance : part.last_instance]
+
+
+def _check(part: Part, found: list[Instance], mirror: Mirror) -> None:
+    where = mirror.series_url(part)
+    if not found:
+        msg = f"mirror {mirror.name!r} holds no object of series {where}"
+        raise ObjectNotFound(msg, url=where)
+    count, size = len(found), sum(instance.size for instance in found)
+    wrong_count = part.instanceCount is not None and count != part.instanceCount
+    wrong_size = part.size is not None and abs(size - part.size) > part.size_tolerance
+    if wrong_count or wrong_size:
+        expected = "?" if part.instanceCount is None else part.instanceCount
+        msg = (
+            f"{where} lists {count} objects of {size} bytes; "
+            f"the index says {expected} of {part.size}"
+        )
+        raise IntegrityError(msg, url=where, count=count, size=size)
+
+
+def read_instance(instance: Instance, mirror: Mirror) -> bytes:
+    """Read a whole object.
+
+    Raises
+    ------
+    WrongSize
+        The store gave more or fewer bytes than it had listed.
+    StorageError
+        The object cannot be read.
+    """
+    data = open_store(mirror, instance.part.aws_bucket).read(instance.key)
+    if len(data) != instance.size:
+        msg = f"{instance.url}: got {len(data)} bytes, listed were {instance.size}"
+        raise WrongSize(msg, url=instance.url, got=len(data), expected=instance.size)
+    return data

@@ -1,0 +1,180 @@
+"""Mirrors: the places that hold IDC's objects under the same keys."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from intake_idc.errors import MirrorError, nearest
+from intake_idc.manifest import gcs_bucket
+
+if TYPE_CHECKING:
+    from intake_idc.manifest import Part
+
+__all__ = ["EngineName", "Mirror", "resolve_mirror"]
+
+EngineName = Literal["obstore", "fsspec"]
+
+MIRROR_VARIABLE = "INTAKE_IDC_MIRROR"
+"""Environment variable that names the mirror where no argument does."""
+
+_ENDPOINT_VARIABLES = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    "gs": ("STORAGE_EMULATOR_HOST",),
+}
+"""Environment variables that the stores' own tools read for an endpoint."""
+
+_SECRETS = re.compile(
+    r"key|secret|token|passw|credential|sas|signature|auth|cookie|bearer", re.I
+)
+_NO_SECRETS = {"token": ("anon",)}
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A place that holds IDC's objects as ``<root>/<crdc_series_uuid>/*.dcm``.
+
+    A mirror is a value without secrets: it travels in Dask graphs and catalogs.
+    Access is anonymous. For a place that needs credentials set ``anon`` to False;
+    each process then finds them where the store's own tools do.
+    """
+
+    name: str
+    """Short name, as reports show it."""
+    root: str
+    """URL or folder; ``{aws_bucket}`` and ``{gcs_bucket}`` stand for the bucket."""
+    endpoint_url: str | None = None
+    """Address of the store, for S3 and GCS; None is the public one."""
+    engine: EngineName | None = None
+    """What carries the bytes; None takes the faster one that can."""
+    anon: bool = True
+    """Whether requests go unsigned."""
+    storage_options: tuple[tuple[str, Any], ...] = ()
+    """Further arguments for the fsspec file system."""
+
+    @property
+    def scheme(self) -> str:
+        """Protocol of the root: ``s3``, ``gs``, ``file``, ..."""
+        return self.root.split("://", 1)[0] if "://" in self.root else "file"
+
+    def bucket_root(self, aws_bucket: str) -> str:
+        """Give the URL or folder under which the series of a bucket lie."""
+        return self.root.replace("{aws_bucket}", aws_bucket).replace(
+            "{gcs_bucket}", gcs_bucket(aws_bucket)
+        )
+
+    def series_url(self, part: Part) -> str:
+        """Give the URL of a series' folder, with a slash at the end."""
+        return f"{self.bucket_root(part.aws_bucket)}/{part.crdc_series_uuid}/"
+
+
+AWS = Mirror("aws", "s3://{aws_bucket}")
+GCS = Mirror("gcs", "gs://{gcs_bucket}")
+_PUBLIC = {"aws": AWS, "gcs": GCS}
+
+
+def resolve_mirror(
+    mirror: str | os.PathLike[str] | Mirror | None = None,
+    *,
+    endpoint_url: str | None = None,
+    engine: EngineName | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Mirror:
+    """Turn what a user says about a mirror into a `Mirror`.
+
+    Parameters
+    ----------
+    mirror : str, path, Mirror or None
+        ``"aws"``, ``"gcs"``, ``"sample"``, a folder, or a URL that fsspec reads, in
+        which ``{aws_bucket}`` and ``{gcs_bucket}`` stand for the bucket. None takes
+        the environment variable ``INTAKE_IDC_MIRROR``, else ``"aws"``.
+    endpoint_url : str, optional
+        Address of an S3 or GCS server. Without it, the variables of those stores'
+        own tools count: ``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL``,
+        ``STORAGE_EMULATOR_HOST``.
+    engine : "obstore" or "fsspec", optional
+        What carries the bytes. obstore serves S3 and GCS, fsspec everything.
+    storage_options : dict, optional
+        Further arguments for the fsspec file system. Secrets are refused here;
+        ``{"anon": False}`` lets each process find its own credentials.
+
+    Raises
+    ------
+    MirrorError
+        The mirror is unknown, the folder does not exist, the engine cannot serve
+        it, or an option carries a secret.
+    """
+    named = mirror if mirror is not None else os.environ.get(MIRROR_VARIABLE, "aws")
+    found = named if isinstance(named, Mirror) else _by_name(os.fspath(named))
+    options = dict(found.storage_options)
+    anon = found.anon
+    for key, value in dict(storage_options or {}).items():
+        if key == "anon":
+            anon = bool(value)
+        elif key == "endpoint_url":
+            endpoint_url = endpoint_url or str(value)
+        else:
+            _refuse_secret(key, value)
+            options[key] = value
+    endpoint = endpoint_url or found.endpoint_url or _endpoint(found.scheme)
+    carrier = engine or found.engine
+    if carrier not in (None, "obstore", "fsspec"):
+        msg = f"engine is 'obstore' or 'fsspec'; got {carrier!r}"
+        raise MirrorError(msg, engine=carrier)
+    if carrier == "obstore" and found.scheme not in ("s3", "gs"):
+        msg = f"obstore serves s3:// and gs://; use engine='fsspec' for {found.root}"
+        raise MirrorError(msg, engine=carrier)
+    return replace(
+        found,
+        endpoint_url=endpoint,
+        engine=carrier,
+        anon=anon,
+        storage_options=tuple(sorted(options.items())),
+    )
+
+
+def _by_name(text: str) -> Mirror:
+    if text in _PUBLIC:
+        return _PUBLIC[text]
+    if text == "sample":
+        from importlib.resources import files
+
+        return Mirror("sample", str(Path(str(files("intake_idc.sample"))) / "bucket"))
+    if "://" in text:
+        if "@" in text.split("://", 1)[1].split("/", 1)[0]:
+            msg = "a mirror's URL must not hold a user name or password"
+            raise MirrorError(msg)
+        root = text.rstrip("/").replace("gcs://", "gs://", 1)
+        return Mirror(root, root.removeprefix("file://"))
+    folder = Path(text).expanduser().absolute()
+    fixed = str(folder).split("{", 1)[0]
+    if not Path(fixed).is_dir():
+        near = nearest(text, [*_PUBLIC, "sample"])
+        msg = f"no mirror {text!r}: it is neither 'aws' nor 'gcs' nor a folder{near}"
+        raise MirrorError(msg, mirror=text)
+    return Mirror(str(folder), str(folder))
+
+
+def _endpoint(scheme: str) -> str | None:
+    for variable in _ENDPOINT_VARIABLES.get(scheme, ()):
+        value = os.environ.get(variable)
+        if value:
+            return value if "://" in value else f"http://{value}"
+    return None
+
+
+def _refuse_secret(key: str, value: object) -> None:
+    if isinstance(value, Mapping):
+        for inner, content in value.items():
+            _refuse_secret(str(inner), content)
+    if _SECRETS.search(key) and value not in _NO_SECRETS.get(key, ()):
+        msg = (
+            f"storage option {key!r} looks like a secret, which would travel in "
+            "catalogs and Dask graphs; leave it to the environment or to the store's "
+            "own configuration files, and give {'anon': False}"
+        )
+        raise MirrorError(msg, option=key)

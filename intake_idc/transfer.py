@@ -1,0 +1,302 @@
+"""Carry out a plan: fetch beside the target, check, and rename as the last act.
+
+A file appears under its final name only when it is complete. Until then its bytes
+lie beside it, in ``.<name>.<process>-<random>.part``, which is removed when
+something fails. Carrying out a plan again fetches only what is not there.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from intake_idc import display
+from intake_idc.errors import IDCError, PlanError, TransferError, WrongSize
+from intake_idc.storage import each, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from fsspec.callbacks import Callback
+
+    from intake_idc.plan import Plan, Step
+    from intake_idc.storage import Mirror
+
+__all__ = ["Outcome", "Report", "Verification", "present", "run", "verify"]
+
+Status = Literal["fetched", "replaced", "kept", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one object."""
+
+    status: Status
+    """``fetched``, ``replaced``, ``kept`` (it was there), or ``failed``."""
+    path: Path
+    """Where it lies, or would."""
+    url: str
+    """Where it came from."""
+    size: int
+    """Bytes."""
+    reason: str = ""
+    """Why it failed."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a copy did, object by object."""
+
+    target: Path
+    """The folder."""
+    mirror: str
+    """The mirror that served it."""
+    outcomes: tuple[Outcome, ...]
+    """One for each planned object, in the order of the plan."""
+
+    @property
+    def paths(self) -> list[Path]:
+        """Path of every object that is there, in the order of the plan."""
+        return [o.path for o in self.outcomes if o.status != "failed"]
+
+    @property
+    def failures(self) -> list[Outcome]:
+        """Objects that are not there."""
+        return [o for o in self.outcomes if o.status == "failed"]
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Number of objects by status."""
+        statuses = [outcome.status for outcome in self.outcomes]
+        return {s: statuses.count(s) for s in ("fetched", "replaced", "kept", "failed")}
+
+    @property
+    def fetched_size(self) -> int:
+        """Bytes that were fetched."""
+        moved = ("fetched", "replaced")
+        return sum(o.size for o in self.outcomes if o.status in moved)
+
+    def _items(self) -> list[tuple[str, object]]:
+        items: list[tuple[str, object]] = [
+            (status, f"{count:,}") for status, count in self.counts.items()
+        ]
+        return [
+            *items,
+            ("bytes fetched", display.bytes_text(self.fetched_size)),
+            ("mirror", self.mirror),
+        ]
+
+    def __str__(self) -> str:
+        lines = [display.pairs(f"Copied to {self.target}", self._items())]
+        lines += [f"  failed: {o.url}: {o.reason}" for o in self.failures[:10]]
+        more = len(self.failures) - 10
+        return "\n".join([*lines, *([f"  and {more:,} more"] if more > 0 else [])])
+
+    def _repr_html_(self) -> str:
+        return display.pairs_html(f"Copied to {self.target}", self._items())
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How a folder compares with a plan: names, counts and sizes."""
+
+    target: Path
+    """The folder."""
+    match: tuple[Path, ...]
+    """Objects that are there with the right size."""
+    differ: tuple[Path, ...]
+    """Objects that are there with another size."""
+    missing: tuple[Path, ...]
+    """Objects that are not there."""
+    extra: tuple[Path, ...]
+    """Other files in the folders of the plan's series."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every object is there with the right size."""
+        return not self.differ and not self.missing
+
+    def _items(self) -> list[tuple[str, object]]:
+        return [
+            (name, f"{len(getattr(self, name)):,}")
+            for name in ("match", "differ", "missing", "extra")
+        ]
+
+    def __str__(self) -> str:
+        return display.pairs(f"Verified {self.target}", self._items())
+
+    def _repr_html_(self) -> str:
+        return display.pairs_html(f"Verified {self.target}", self._items())
+
+
+def present(target: Path, folders: Iterable[str]) -> dict[str, int]:
+    """Give the size of each file in these folders, by path below the target.
+
+    Raises
+    ------
+    PlanError
+        The target is a file; or a folder or file in it is a link, which could lead
+        outside.
+    """
+    if target.exists() and not target.is_dir():
+        msg = f"the target {target} is not a folder"
+        raise PlanError(msg, path=str(target))
+    found: dict[str, int] = {}
+    for folder in dict.fromkeys(folders):
+        for step in _parents(target, folder):
+            if step.is_symlink():
+                msg = f"{step} is a link; a copy does not write through links"
+                raise PlanError(msg, path=str(step))
+        here = target / folder
+        if here.exists() and not here.is_dir():
+            msg = f"{here} is a file where the copy needs a folder"
+            raise PlanError(msg, path=str(here))
+        for entry in os.scandir(here) if here.exists() else ():
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.is_symlink() or (
+                entry.name.endswith(".dcm") and not entry.is_file()
+            ):
+                msg = f"{entry.path} is not a plain file; move it away"
+                raise PlanError(msg, path=entry.path)
+            if entry.is_file():
+                found[path] = entry.stat().st_size
+    return found
+
+
+def _parents(target: Path, folder: str) -> Iterator[Path]:
+    step = target
+    for name in folder.split("/") if folder else []:
+        step /= name
+        yield step
+
+
+def run(plan: Plan, mirror: Mirror, callback: Callback | None = None) -> Report:
+    """Carry out a plan.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to do.
+    mirror : Mirror
+        Where the bytes come from.
+    callback : fsspec.callbacks.Callback, optional
+        Told of the bytes: size is what the plan fetches.
+
+    Returns
+    -------
+    Report
+        When every object is there.
+
+    Raises
+    ------
+    TransferError
+        Something is not there; ``report`` says what, and why. What was fetched
+        stays, and the next run fetches the rest.
+    """
+    plan.target.mkdir(parents=True, exist_ok=True)
+    progress = _Progress(callback, plan.fetch_size)
+    act = partial(_act, target=plan.target, mirror=mirror, progress=progress)
+    outcomes = tuple(each(act, plan.steps))
+    report = Report(plan.target, mirror.name, outcomes)
+    if report.failures:
+        first = report.failures[0]
+        msg = (
+            f"{len(report.failures):,} of {len(outcomes):,} objects are not in "
+            f"{plan.target}; the first: {first.url}: {first.reason}"
+        )
+        raise TransferError(msg, report=report)
+    return report
+
+
+class _Progress:
+    """Adds up bytes from many threads for one callback."""
+
+    def __init__(self, callback: Callback | None, size: int) -> None:
+        self._callback = callback
+        self._lock = threading.Lock()
+        if callback is not None:
+            callback.set_size(size)
+
+    def add(self, count: int) -> None:
+        if self._callback is not None:
+            with self._lock:
+                self._callback.relative_update(count)
+
+
+def _act(step: Step, target: Path, mirror: Mirror, progress: _Progress) -> Outcome:
+    path = target / step.path
+    instance = step.instance
+    if step.action == "keep":
+        return Outcome("kept", path, instance.url, instance.size)
+    try:
+        _fetch(step, path, mirror, progress)
+    except (IDCError, OSError) as error:
+        return Outcome("failed", path, instance.url, instance.size, str(error))
+    status: Status = "replaced" if step.action == "replace" else "fetched"
+    return Outcome(status, path, instance.url, instance.size)
+
+
+def _fetch(step: Step, path: Path, mirror: Mirror, progress: _Progress) -> None:
+    """Fetch one object beside its place, check its size, and rename it."""
+    instance = step.instance
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    written = 0
+    try:
+        with part.open("xb") as file:
+            store = open_store(mirror, instance.part.aws_bucket)
+            for chunk in store.stream(instance.key):
+                written += len(chunk)
+                if written > instance.size:
+                    break
+                file.write(chunk)
+                progress.add(len(chunk))
+        if written != instance.size:
+            msg = f"{written} bytes or more came, listed were {instance.size}"
+            raise WrongSize(msg, url=instance.url)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def verify(plan: Plan, found: Mapping[str, int]) -> Verification:
+    """Compare a folder with a plan that was made for it.
+
+    Parameters
+    ----------
+    plan : Plan
+        Made with what is there.
+    found : mapping
+        What is there, as `present` gives it.
+    """
+    by_action: dict[str, list[Path]] = {"keep": [], "replace": [], "fetch": []}
+    for step in plan.steps:
+        by_action[step.action].append(plan.target / step.path)
+    planned = {step.path for step in plan.steps}
+    extra = tuple(plan.target / path for path in sorted(set(found) - planned))
+    return Verification(
+        plan.target,
+        tuple(by_action["keep"]),
+        tuple(by_action["replace"]),
+        tuple(by_action["fetch"]),
+        extra,
+    )
+
+
+def as_rows(report: Report) -> list[dict[str, Any]]:
+    """Give a report as plain rows, for JSON lines or a data frame."""
+    return [
+        {
+            "status": outcome.status,
+            "path": str(outcome.path),
+            "url": outcome.url,
+            "size": outcome.size,
+            "reason": outcome.reason,
+        }
+        for outcome in report.outcomes
+    ]
