@@ -519,6 +519,47 @@ class Cohort:
         _write_whole(target, "".join(lines))
         return target
 
+    def to_catalog(self, path: str | os.PathLike[str], name: str = "cohort") -> Path:
+        """Write the cohort as an Intake catalog of one entry, pinned to its release.
+
+        A cohort that is the rows of a manifest gets the manifest written beside the
+        catalog. ``intake.open_catalog(path)[name]`` opens it again.
+
+        Raises
+        ------
+        RequestError
+            A value holds template signs, which Intake would evaluate; or the
+            cohort reads from a place that no catalog can describe.
+        """
+        import yaml
+
+        target = Path(path)
+        if isinstance(self.rows, FixedRows):
+            beside = self.to_manifest(target.with_suffix(".s5cmd"))
+            driver = "idc_manifest"
+            arguments = {"urlpath": f"{{{{ CATALOG_DIR }}}}/{beside.name}"}
+        else:
+            driver = "idc_cohort"
+            arguments = self.selection.to_arguments()
+            _refuse_templates(arguments)
+            if self.release.spec is not None:
+                arguments["tables"] = self.release.spec
+        arguments["idc_version"] = self.idc_version
+        if self.mirror is not None:
+            arguments |= self.mirror.to_arguments()
+        entry = {
+            "driver": driver,
+            "description": f"{self.selection}, IDC release {self.idc_version}",
+            "args": arguments,
+        }
+        catalog = {
+            "metadata": {"version": 1, "idc_version": self.idc_version},
+            "plugins": {"source": [{"module": "intake_idc"}]},
+            "sources": {name: entry},
+        }
+        _write_whole(target, yaml.safe_dump(catalog, sort_keys=False))
+        return target
+
     # Showing.
 
     def _items(self) -> list[tuple[str, object]]:
@@ -580,6 +621,20 @@ def _rebuild(
     return Cohort(
         rows, selection, mirror=mirror, everything=everything, problems=problems
     )
+
+
+def _refuse_templates(value: Any) -> None:
+    """Refuse what Intake would run through its template engine."""
+    if isinstance(value, str) and ("{{" in value or "{%" in value):
+        msg = (
+            f"{value!r} holds template signs, which Intake evaluates when it opens "
+            "a catalog; write such a cohort as a manifest"
+        )
+        raise RequestError(msg)
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    for item in value if isinstance(value, list) else ():
+        _refuse_templates(item)
 
 
 def _write_whole(path: Path, text: str) -> None:

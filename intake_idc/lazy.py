@@ -23,12 +23,14 @@ from intake_idc.storage import each, instances, open_store, read_instance
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    import dask.dataframe as dd
+    import pyarrow as pa
     import pydicom
 
     from intake_idc.manifest import Manifest
     from intake_idc.storage import Instance, Mirror
 
-__all__ = ["PARTITION_BYTES", "InstanceBag", "datasets", "header_rows"]
+__all__ = ["PARTITION_BYTES", "InstanceBag", "datasets", "frame", "header_rows"]
 
 PARTITION_BYTES = "128 MiB"
 """Bytes of the objects in one partition."""
@@ -103,6 +105,15 @@ def header_rows(
     """
     task = partial(_read_rows, mirror=mirror, keywords=tuple(keywords))
     return _bag(task, manifest, "header-row", partition_bytes, HEADER_INSTANCES)
+
+
+def frame(table: pa.Table, rows: int = 100_000) -> dd.DataFrame:
+    """Give an Arrow table as a `dask.dataframe.DataFrame`, Arrow types kept."""
+    import dask.dataframe as dd
+    import pandas as pd
+
+    data = table.to_pandas(types_mapper=pd.ArrowDtype)
+    return dd.from_pandas(data, npartitions=max(1, -(-len(data) // rows)))
 
 
 def _bag(

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from intake_idc import display
 from intake_idc.errors import RequestError
 
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import pandas as pd
+    import pyarrow as pa
 
 __all__ = [
     "GCS_BUCKETS",
@@ -177,6 +176,8 @@ class Manifest:
         return "intake_idc.Manifest", self.digest
 
     def __reduce__(self) -> tuple[Any, ...]:
+        import pyarrow as pa
+
         sink = io.BytesIO()
         with pa.ipc.new_stream(sink, self.table.schema) as writer:
             writer.write_table(self.table)
@@ -256,6 +257,8 @@ class Manifest:
         return [lean._piece(group) for group in groups if group]
 
     def _piece(self, group: list[tuple[int, int, int | None]]) -> Manifest:
+        import pyarrow as pa
+
         table = self.table.take([row for row, _, _ in group])
         if any(first or last is not None for _, first, last in group):
             for name, at in (("first_instance", 1), ("last_instance", 2)):
@@ -271,6 +274,8 @@ class Manifest:
 
 
 def _from_ipc(data: bytes, idc_version: int, origin: str) -> Manifest:
+    import pyarrow as pa
+
     return Manifest(pa.ipc.open_stream(data).read_all(), idc_version, origin)
 
 

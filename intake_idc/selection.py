@@ -158,20 +158,28 @@ class Selection:
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain data, fit for YAML and JSON, that `from_dict` reads back."""
-        where: list[dict[str, Any]] = []
-        for condition in self.conditions:
-            item: dict[str, Any] = {"column": condition.column}
-            if condition.values:
-                item["values"] = list(condition.values)
-            if condition.patterns:
-                item["patterns"] = [
-                    {"regex": p.regex, "flags": list(p.flags)}
-                    for p in condition.patterns
-                ]
-            if condition.null:
-                item["null"] = True
-            where.append(item)
+        where = [
+            {"column": condition.column, "is": _plain_items(condition)}
+            for condition in self.conditions
+        ]
         return {"where": where, "sql": list(self.sql)}
+
+    def to_arguments(self) -> dict[str, Any]:
+        """Give plain data in the short form of a catalog entry, where it fits.
+
+        ``{"Modality": ["CT", "PT"], "query": ["series_size_MB < 50"]}``; two
+        conditions on one column need the long form, under ``selection``.
+        """
+        columns = [condition.column for condition in self.conditions]
+        if len(set(columns)) != len(columns):
+            return {"selection": self.to_dict()}
+        arguments: dict[str, Any] = {}
+        for condition in self.conditions:
+            items = _plain_items(condition)
+            arguments[condition.column] = items[0] if len(items) == 1 else items
+        if self.sql:
+            arguments["query"] = list(self.sql)
+        return arguments
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Selection:
@@ -188,15 +196,10 @@ class Selection:
             raise RequestError(msg)
         selection = cls()
         for item in data.get("where", ()):
-            if not isinstance(item, Mapping) or "column" not in item:
-                msg = f"a condition needs a column; got {item!r}"
+            if not isinstance(item, Mapping) or set(item) != {"column", "is"}:
+                msg = f"a condition holds 'column' and 'is'; got {item!r}"
                 raise RequestError(msg)
-            values = [
-                *item.get("values", ()),
-                *item.get("patterns", ()),
-                *([None] if item.get("null") else []),
-            ]
-            selection = selection.where({str(item["column"]): values})
+            selection = selection.where({str(item["column"]): item["is"]})
         for condition in data.get("sql", ()):
             selection = selection.query(condition)
         return selection
@@ -253,6 +256,14 @@ class Selection:
             parts.append(f"({' or '.join(options) or 'false'})")
         parts += [f"(\n{condition}\n)" for condition in self.sql]
         return " and ".join(parts) or "true", parameters
+
+
+def _plain_items(condition: Condition) -> list[Any]:
+    patterns = [
+        {"regex": p.regex, **({"flags": list(p.flags)} if p.flags else {})}
+        for p in condition.patterns
+    ]
+    return [*condition.values, *patterns, *([None] if condition.null else [])]
 
 
 def _condition(column: str, wanted: Any) -> Condition:

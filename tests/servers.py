@@ -13,7 +13,7 @@ class    speaks                       good for
 ======== ============================ ==============================================
 RcloneS3 S3, a folder as it lies      the storage behind `NginxS3`
 NginxS3  S3, cached, ranges as 206    the default; counts what was asked of it
-MotoS3   S3 as AWS means it           listing, ETag and access rules, as a second view
+MotoS3   S3, closer to AWS, slower    a second view, so that no quirk passes for S3
 FakeGCS  Google Cloud Storage         anything that must work on the other cloud
 ======== ============================ ==============================================
 
@@ -78,13 +78,15 @@ class Server:
     start_seconds: ClassVar[float] = 30
     port_attempts: ClassVar[int] = 3
 
+    _process: subprocess.Popen[bytes] | None = None
+
     def __init__(self) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="server-")
         self.folder = Path(self._temporary.name)
         try:
             self._start()
         except BaseException:
-            self._temporary.cleanup()
+            self.stop()
             raise
 
     @classmethod
@@ -115,7 +117,6 @@ class Server:
                 return
             code = self._process.poll()
             log_tail = self.log_tail()
-            self._end_process()
             if code is None:
                 raise ServerDidNotStartError(
                     f"{type(self).__name__} did not answer 200 on "
@@ -147,19 +148,15 @@ class Server:
 
     def stop(self) -> None:
         """End the process and remove its folder; a second call does nothing."""
-        self._end_process()
-        self._temporary.cleanup()
-
-    def _end_process(self) -> None:
-        process = self._process
-        if process.poll() is None:
-            process.terminate()
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
             try:
-                process.wait(timeout=5)
+                self._process.wait(timeout=5)
             except subprocess.TimeoutExpired:
-                # The session is the server's own, so this group holds nothing else.
-                os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+                # The session is the server's own: its group holds nothing else.
+                os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+        self._temporary.cleanup()
 
     def __enter__(self):
         return self
@@ -168,7 +165,8 @@ class Server:
         self.stop()
 
     def __repr__(self) -> str:
-        state = "running" if self._process.poll() is None else "stopped"
+        running = self._process is not None and self._process.poll() is None
+        state = "running" if running else "stopped"
         return f"<{type(self).__name__} {self.endpoint}, {state}>"
 
 
@@ -228,10 +226,11 @@ class NginxS3(Server):
         upstream: a running `RcloneS3`; it is not stopped together with this one.
     """
 
+    ready_path = "/-/status"  # "-" cannot be the name of a bucket
+
     def __init__(self, upstream: RcloneS3) -> None:
         self.upstream = upstream
         super().__init__()
-        self.reset()
 
     @classmethod
     def missing(cls) -> str | None:
@@ -247,6 +246,7 @@ class NginxS3(Server):
                 folder=self.folder,
                 listen=f"{HOST}:{port}",
                 upstream=f"{HOST}:{self.upstream.port}",
+                status_page=self.ready_path,
             )
         )
         nginx = str(_executable("nginx"))
@@ -270,7 +270,7 @@ class NginxS3(Server):
         # The status page counts itself as one request being written.
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
-            _, page = _http_get(self.port, "/-/status")
+            _, page = _http_get(self.port, self.ready_path)
             if b"Reading: 0 Writing: 1 " in page:
                 return
             time.sleep(0.005)
@@ -321,15 +321,14 @@ http {{
             sub_filter "<ETag>" '<ETag>"';
             sub_filter "</ETag>" '"</ETag>';
         }}
-        # "-" cannot be the name of a bucket.
-        location = /-/status {{ access_log off; stub_status; }}
+        location = {status_page} {{ access_log off; stub_status; }}
     }}
 }}
 """
 
 
 class MotoS3(Server):
-    """S3 as AWS means it: nothing is public unless it was uploaded as public."""
+    """S3 by moto, empty until `load`; refuses what was not uploaded as public."""
 
     ready_path = "/moto-api/"
     start_seconds = 60

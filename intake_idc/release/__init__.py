@@ -24,7 +24,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from intake_idc.errors import TableNotFound, UnknownRelease
 from intake_idc.release.database import Database, database, name
-from intake_idc.release.rows import MANIFEST_COLUMNS, FixedRows, Rows
+from intake_idc.release.rows import (
+    MANIFEST_COLUMNS,
+    FixedRows,
+    Rows,
+    check_columns,
+)
 from intake_idc.release.survey import ReleaseInfo, Sureness, survey
 from intake_idc.release.tables import Tables, find_tables, sample_path
 from intake_idc.selection import Selection
@@ -156,17 +161,28 @@ class Release(Rows):
             tables={"asked": asked},
         )
 
-    def index_table(self, table: str) -> pa.Table:
-        """Read one index table; ``idc_index`` is that of this release.
+    def index_table(
+        self, table: str, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Read one index table (None: every column).
+
+        ``idc_index`` is that of this release; the others are those of the source.
 
         Raises
         ------
         TableNotFound
             The table is not at hand; the message says which file to put where.
+        UnknownColumn
+            The table has no such column.
         """
         if table == "idc_index":
-            return self.table(None, Selection())
-        return self._database.arrow(f"SELECT * FROM {self._database.scan(table)}")
+            return self.table(columns, Selection())
+        known = self._database.columns_of(table)
+        check_columns(columns or (), known)
+        listed = ", ".join(map(name, columns or known))
+        return self._database.arrow(
+            f"SELECT {listed} FROM {self._database.scan(table)}"
+        )
 
 
 def open_release(

@@ -89,7 +89,11 @@ class Database:
     @functools.cached_property
     def columns(self) -> dict[str, str]:
         """Columns of ``idc_index`` as published, and their DuckDB types."""
-        described = self.rows(f"DESCRIBE SELECT * FROM {self.scan('idc_index')}")
+        return self.columns_of("idc_index")
+
+    def columns_of(self, table: str) -> dict[str, str]:
+        """Give the columns of one table, and their DuckDB types."""
+        described = self.rows(f"DESCRIBE SELECT * FROM {self.scan(table)}")
         return {row[0]: row[1] for row in described}
 
     @functools.cached_property

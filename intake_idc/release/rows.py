@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from intake_idc.release.database import Database
     from intake_idc.selection import Selection
 
-__all__ = ["MANIFEST_COLUMNS", "FixedRows", "Rows"]
+__all__ = ["MANIFEST_COLUMNS", "FixedRows", "Rows", "check_columns"]
 
 MANIFEST_COLUMNS = (
     "collection_id",
@@ -40,6 +40,21 @@ MANIFEST_COLUMNS = (
 
 ORDER = ("collection_id", "PatientID", "StudyInstanceUID", "SeriesInstanceUID")
 """The order of rows, which is that of the published index."""
+
+
+def check_columns(columns: Sequence[str], known: Mapping[str, str]) -> None:
+    """Refuse a column that a table does not have, and name the nearest.
+
+    Raises
+    ------
+    UnknownColumn
+        A column is not known.
+    """
+    for column in columns:
+        if column not in known:
+            near = nearest(column, known) or "; columns: " + ", ".join(known)
+            msg = f"unknown column {column!r}{near}"
+            raise UnknownColumn(msg, column=column)
 
 
 class Rows(ABC):
@@ -89,7 +104,7 @@ class Rows(ABC):
         UnknownColumn
             There is no such column.
         """
-        self._check_columns([column])
+        check_columns([column], self.columns)
         quoted = name(column)
         return [
             row[0]
@@ -101,7 +116,7 @@ class Rows(ABC):
 
     def absent(self, column: str, values: Sequence[Any]) -> list[Any]:
         """Give those of the values that a column never takes in this release."""
-        self._check_columns([column])
+        check_columns([column], self.columns)
         quoted = name(column)
         found = self._rows(
             f"SELECT DISTINCT {quoted} FROM ({self._sql}) "
@@ -149,7 +164,7 @@ class Rows(ABC):
 
         ``expressions`` is SQL of this package, never a user's.
         """
-        self._check_columns(group)
+        check_columns(group, self.columns)
         condition, parameters = selection.compile(self)
         by = ", ".join(map(name, group))
         sql = (
@@ -169,20 +184,12 @@ class Rows(ABC):
         """
         from intake_idc.manifest import READING_COLUMNS, Manifest
 
-        self._check_columns([c for c in columns if c not in MANIFEST_COLUMNS])
+        check_columns([c for c in columns if c not in MANIFEST_COLUMNS], self.columns)
         wanted = dict.fromkeys([*columns, *READING_COLUMNS, "row_source"])
         kept = [column for column in wanted if column in self.columns]
         return Manifest(self.table(kept, selection), self.idc_version, str(selection))
 
     # How.
-
-    def _check_columns(self, columns: Sequence[str]) -> None:
-        for column in columns:
-            if column not in self.columns:
-                known = "; columns: " + ", ".join(self.columns)
-                near = nearest(column, self.columns)
-                msg = f"unknown column {column!r}{near or known}"
-                raise UnknownColumn(msg, column=column)
 
     def _select(
         self,
@@ -192,7 +199,7 @@ class Rows(ABC):
         distinct: bool = False,
         strict: bool = True,
     ) -> tuple[str, list[Any]]:
-        self._check_columns(columns)
+        check_columns(columns, self.columns)
         condition, parameters = selection.compile(self, strict=strict)
         listed = ", ".join(map(name, columns))
         order = columns if distinct else self._order

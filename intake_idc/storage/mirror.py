@@ -67,6 +67,20 @@ class Mirror:
             "{gcs_bucket}", gcs_bucket(aws_bucket)
         )
 
+    def to_arguments(self) -> dict[str, Any]:
+        """Give plain data that `resolve_mirror` turns into this mirror again."""
+        arguments: dict[str, Any] = {"mirror": self.name}
+        if self.endpoint_url:
+            arguments["endpoint_url"] = self.endpoint_url
+        if self.engine:
+            arguments["engine"] = self.engine
+        options = dict(self.storage_options)
+        if not self.anon:
+            options["anon"] = False
+        if options:
+            arguments["storage_options"] = options
+        return arguments
+
     def series_url(self, part: Part) -> str:
         """Give the URL of a series' folder, with a slash at the end."""
         return f"{self.bucket_root(part.aws_bucket)}/{part.crdc_series_uuid}/"
