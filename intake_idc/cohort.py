@@ -8,6 +8,7 @@ the index anything; names and values are checked when it is first used.
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from intake_idc.release import FixedRows, Release, open_release
 from intake_idc.selection import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pandas as pd
     import pyarrow as pa
@@ -519,6 +520,26 @@ class Cohort:
         _write_whole(target, "".join(lines))
         return target
 
+    def to_table(self, path: str | os.PathLike[str]) -> Path:
+        """Write every column of every series, as ``.csv`` or ``.parquet``.
+
+        Raises
+        ------
+        RequestError
+            The name ends in neither.
+        """
+        from pyarrow import csv, parquet
+
+        target = Path(path)
+        writers = {".csv": csv.write_csv, ".parquet": parquet.write_table}
+        if target.suffix not in writers:
+            msg = f"a table ends in .csv or .parquet; got {target.name!r}"
+            raise RequestError(msg)
+        table = self.table
+        with _beside(target) as part:
+            writers[target.suffix](table, part)
+        return target
+
     def to_catalog(self, path: str | os.PathLike[str], name: str = "cohort") -> Path:
         """Write the cohort as an Intake catalog of one entry, pinned to its release.
 
@@ -637,15 +658,21 @@ def _refuse_templates(value: Any) -> None:
         _refuse_templates(item)
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file beside its place and rename it, so that it is never half there."""
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Give a file beside a path, which takes its place when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(text, encoding="utf-8", newline="\n")
+        yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    with _beside(path) as part:
+        part.write_bytes(text.encode())
 
 
 def open_idc(
