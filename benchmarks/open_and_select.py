@@ -37,7 +37,8 @@ NOTHING = "pass"
 
 OURS = """
 import intake_idc
-cohort = intake_idc.open_release(25).search(collection_id="tcga_luad", Modality="CT")
+release = intake_idc.open_idc(idc_version=25)
+cohort = release.search(collection_id="tcga_luad", Modality="CT")
 print(*cohort.keys(), sep="\\n")
 """
 

@@ -1,0 +1,73 @@
+"""What importing and opening load, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = [
+    "dask",
+    "pandas",
+    "pyarrow",
+    "pydicom",
+    "s3fs",
+    "gcsfs",
+    "duckdb",
+    "obstore",
+    "numpy",
+]
+
+
+def loaded_by(code: str) -> set[str]:
+    """Run code in a fresh process, and give the heavy packages it loaded."""
+    report = f"\nimport sys, json\nprint(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code + report],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert loaded_by("import intake_idc") == set()
+
+
+def test_importing_intake_loads_nothing_heavy_because_of_this_package():
+    assert loaded_by("import intake") == set()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "cat = intake.open_catalog(intake_idc.catalog_path()); cat.idc.idc_version",
+        "intake.open_catalog(intake_idc.catalog_path()).idc.search(Modality='CT')",
+        "intake.open_idc(idc_version=24).idc_version",
+        "intake.open_catalog(intake_idc.catalog_path()).v20.collections.idc_version",
+    ],
+    ids=["catalog", "search", "driver", "pinned file"],
+)
+def test_opening_a_catalog_loads_nothing_heavy(code):
+    assert loaded_by(f"import intake, intake_idc\n{code}") == set()
+
+
+def test_counting_a_cohort_loads_the_query_engine_alone():
+    code = "import intake\nlen(intake.open_idc(idc_version=25).search(Modality='CT'))"
+    assert loaded_by(code) == {"duckdb"}
+
+
+def test_every_public_name_is_found_and_listed():
+    code = (
+        "import intake_idc\n"
+        "missing = [n for n in intake_idc.__all__ if not hasattr(intake_idc, n)]\n"
+        "assert not missing, missing\n"
+        "assert set(intake_idc.__all__) <= set(dir(intake_idc))\n"
+        "try: intake_idc.nothing\n"
+        "except AttributeError: pass\n"
+        "else: raise SystemExit('no error')\n"
+    )
+    loaded_by(code)
