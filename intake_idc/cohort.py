@@ -43,6 +43,13 @@ _COUNTS = {
     "collections": "count(DISTINCT collection_id)",
     "bytes": "coalesce(round(sum(series_size_MB * 1e6)), 0)::BIGINT",
 }
+_COUNTED = (
+    "instanceCount",
+    "StudyInstanceUID",
+    "PatientID",
+    "collection_id",
+    "series_size_MB",
+)
 
 
 @dataclass(frozen=True)
@@ -246,7 +253,8 @@ class Cohort:
 
     @cached_property
     def _counted(self) -> dict[str, int]:
-        row = self.rows.aggregate(", ".join(_COUNTS.values()), self.selection)[0]
+        counted = ", ".join(_COUNTS.values())
+        row = self.rows.aggregate(counted, self.selection, columns=_COUNTED)[0]
         return dict(zip(_COUNTS, map(int, row), strict=True))
 
     def counts(self) -> dict[str, int]:
@@ -298,7 +306,7 @@ class Cohort:
         """Count the values that each column takes, null left out."""
         columns = self.columns
         counted = ", ".join(f'count(DISTINCT "{column}")' for column in columns)
-        row = self.rows.aggregate(counted, self.selection)[0]
+        row = self.rows.aggregate(counted, self.selection, columns=columns)[0]
         return dict(zip(columns, map(int, row), strict=True))
 
     def licenses(self) -> dict[str | None, int]:

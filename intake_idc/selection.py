@@ -37,6 +37,9 @@ __all__ = ["Condition", "Pattern", "Selection", "Table"]
 
 Scalar = str | int | float | bool
 
+LISTED = 100
+"""Values that are written out in SQL, where they prune; more go in as one list."""
+
 _FLAGS = {"IGNORECASE": re.I, "MULTILINE": re.M, "DOTALL": re.S, "ASCII": re.A}
 
 
@@ -245,9 +248,9 @@ class Selection:
                     for value in table.distinct(condition.column)
                     if any(p.search(str(value)) for p in compiled)
                 ]
-            if len(values) == 1:
-                options.append(f"{quoted} = ?")
-                parameters.append(values[0])
+            if 0 < len(values) <= LISTED:
+                options.append(f"{quoted} in ({', '.join('?' * len(values))})")
+                parameters += values
             elif values:
                 options.append(f"{quoted} in (select unnest(?))")
                 parameters.append(values)

@@ -120,9 +120,10 @@ def main(wheels: list[str]) -> None:
             for uuid in sorted(published - rebuilt):
                 row = published_only.setdefault(uuid, package.row(uuid))
                 row.setdefault("versions", []).append(package.idc_version)
-        groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        groups: dict[tuple[str, tuple[int, ...]], list[str]] = defaultdict(list)
         for uuid, versions in rebuilt_only.items():
-            groups[tuple(versions)].append(uuid)
+            collection = newest.row(uuid)["collection_id"]
+            groups[collection, tuple(versions)].append(uuid)
     write("releases.json", {
         "note": "What the published idc-index-data package of each release holds: "
         "number of series; SHA-256 over the sorted crdc_series_uuids, one a line, "
@@ -134,8 +135,12 @@ def main(wheels: list[str]) -> None:
         "the published package of a release: series that the rule puts there wrongly, "
         "and rows that the tables have forgotten.",
         "rebuilt_only": [
-            {"versions": list(versions), "crdc_series_uuid": uuids}
-            for versions, uuids in groups.items()
+            {
+                "collection_id": collection,
+                "versions": list(versions),
+                "crdc_series_uuid": uuids,
+            }
+            for (collection, versions), uuids in groups.items()
         ],
         "published_only": list(published_only.values()),
     })  # fmt: skip

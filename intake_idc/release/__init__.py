@@ -36,7 +36,7 @@ from intake_idc.selection import Selection
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -104,9 +104,8 @@ class Release(Rows):
     def _database(self) -> Database:
         return database(self._tables)
 
-    @functools.cached_property
-    def _sql(self) -> str:
-        return self._database.release_sql(self.idc_version)
+    def _sql(self, columns: Collection[str] | None) -> str:
+        return self._database.release_sql(self.idc_version, columns)
 
     @property
     def _identity(self) -> tuple[str, int, str | None]:

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from intake_idc.errors import IntegrityError, TableNotFound
+from intake_idc.errors import IntegrityError, StorageError, TableNotFound
 from intake_idc.release.facts import exceptions
 
 from intake_idc.release.tables import Tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     import duckdb
     import pyarrow as pa
@@ -61,14 +61,30 @@ class Database:
         finally:
             cursor.close()
 
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        import duckdb
+
+        try:
+            yield
+        except duckdb.Error as error:
+            msg = f"the tables of {self.tables.source} cannot be read: {error}"
+            raise StorageError(msg, source=self.tables.source) from error
+
     def rows(
         self,
         sql: str,
         parameters: Sequence[Any] = (),
         tables: Mapping[str, pa.Table] | None = None,
     ) -> list[tuple[Any, ...]]:
-        """Run a query and give its rows."""
-        with self.cursor(tables) as cursor:
+        """Run a query and give its rows.
+
+        Raises
+        ------
+        StorageError
+            DuckDB refuses; its own error is the cause.
+        """
+        with self._translated(), self.cursor(tables) as cursor:
             return cursor.execute(sql, list(parameters)).fetchall()
 
     def arrow(
@@ -77,8 +93,8 @@ class Database:
         parameters: Sequence[Any] = (),
         tables: Mapping[str, pa.Table] | None = None,
     ) -> pa.Table:
-        """Run a query and give its result as an Arrow table."""
-        with self.cursor(tables) as cursor:
+        """Run a query and give its result as an Arrow table; raises as `rows`."""
+        with self._translated(), self.cursor(tables) as cursor:
             # The relation, not the cursor: on a cursor DuckDB 2 copies the rows.
             return cursor.sql(sql, params=list(parameters)).to_arrow_table()
 
@@ -131,23 +147,46 @@ class Database:
             )
             raise TableNotFound(msg, table="idc_index")
 
-    def release_sql(self, idc_version: int) -> str:
-        """Give the SQL that yields the rows of one release."""
+    def release_sql(
+        self, idc_version: int, columns: Collection[str] | None = None
+    ) -> str:
+        """Give the SQL that yields the rows of one release.
+
+        Where the columns that will be used are known, and superseded rows hold them
+        all, they are not joined with the current ones, which takes five times as long.
+        """
         index = self.scan("idc_index")
         if idc_version == self.newest:
             return f"SELECT *, 'idc_index' AS row_source FROM {index}"
         self._need_revisions()
-        kept = f"series_revised_idc_version <= {idc_version}"
-        absent = exceptions().absent(idc_version)
-        if absent:
-            kept += f" AND crdc_series_uuid NOT IN ({', '.join(map(literal, absent))})"
         return _union(
-            f"SELECT *, 'idc_index' AS row_source FROM {index} WHERE {kept}",
-            self._prior_sql(idc_version),
+            *self._current_sql(idc_version),
+            self._prior_sql(idc_version, columns),
             *map(self.forgotten_sql, exceptions().forgotten(idc_version)),
         )
 
-    def _prior_sql(self, idc_version: int) -> str:
+    def _current_sql(self, idc_version: int) -> Iterator[str]:
+        """Rows of a release that the newest one still has.
+
+        The collections with exceptions are read apart, so that the others are
+        spared a look at every uuid, which takes three times as long.
+        """
+        rows = (
+            f"SELECT *, 'idc_index' AS row_source FROM {self.scan('idc_index')} "
+            f"WHERE series_revised_idc_version <= {idc_version}"
+        )
+        absent = exceptions().absent(idc_version)
+        if not absent:
+            yield rows
+            return
+        yield f"{rows} AND collection_id NOT IN ({', '.join(map(literal, absent))})"
+        for collection, uuids in absent.items():
+            yield (
+                f"{rows} AND collection_id = {literal(collection)} "
+                f"AND crdc_series_uuid NOT IN ({', '.join(map(literal, uuids))})"
+            )
+
+    def _prior_sql(self, idc_version: int, columns: Collection[str] | None) -> str:
         """Rows of a release that a later one superseded or withdrew.
 
         What the 12 columns of prior_versions_index do not hold is taken from the
@@ -164,12 +203,19 @@ class Database:
             "series_revised_idc_version",
             "instanceCount",
         }
-        borrowed = [f"now.{name(column)}" for column in self.columns if column not in held]
         within = f"{idc_version} BETWEEN min_idc_version AND max_idc_version"
+        old = self._prior_series_sql(f"HAVING bool_or({within})")
+        wanted = self.columns if columns is None else columns
+        borrowed = [name(c) for c in self.columns if c in wanted and c not in held]
+        if not borrowed:
+            return f"SELECT * EXCLUDE (last_idc_version) FROM ({old})"
         return f"""
-            SELECT {", ".join(["old.* EXCLUDE (last_idc_version)", *borrowed])}
-            FROM ({self._prior_series_sql(f"HAVING bool_or({within})")}) AS old
-            LEFT JOIN {self.scan("idc_index")} AS now USING (SeriesInstanceUID)
+            SELECT old.* EXCLUDE (last_idc_version), {", ".join(borrowed)}
+            FROM ({old}) AS old
+            LEFT JOIN (
+                SELECT SeriesInstanceUID, {", ".join(borrowed)}
+                FROM {self.scan("idc_index")}
+            ) AS now USING (SeriesInstanceUID)
             """
 
     def _prior_series_sql(self, having: str = "") -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["Exceptions", "Published", "exceptions", "published"]
+__all__ = ["Exceptions", "Published", "RebuiltOnly", "exceptions", "published"]
 
 
 @dataclass(frozen=True)
@@ -24,18 +24,34 @@ class Published:
 
 
 @dataclass(frozen=True)
+class RebuiltOnly:
+    """Series of one collection that the rule puts into releases wrongly."""
+
+    collection_id: str
+    """Their collection."""
+    versions: frozenset[int]
+    """The releases that lack them."""
+    uuids: tuple[str, ...]
+    """Their crdc_series_uuids."""
+
+
+@dataclass(frozen=True)
 class Exceptions:
     """Where the rule that rebuilds a release and the published package differ."""
 
-    rebuilt_only: dict[str, frozenset[int]]
-    """crdc_series_uuid, and the releases that the rule puts it in wrongly."""
+    rebuilt_only: tuple[RebuiltOnly, ...]
+    """What the rule puts into releases wrongly."""
     published_only: tuple[dict[str, Any], ...]
     """Rows that releases had and that the tables have forgotten since; the key
     ``versions`` holds the releases, the others are columns of the index."""
 
-    def absent(self, idc_version: int) -> list[str]:
-        """Give the series that the rule puts into this release wrongly."""
-        return [u for u, at in self.rebuilt_only.items() if idc_version in at]
+    def absent(self, idc_version: int) -> dict[str, list[str]]:
+        """Give what the rule puts into this release wrongly, by collection."""
+        found: dict[str, list[str]] = {}
+        for group in self.rebuilt_only:
+            if idc_version in group.versions:
+                found.setdefault(group.collection_id, []).extend(group.uuids)
+        return found
 
     def forgotten(self, idc_version: int) -> list[dict[str, Any]]:
         """Give the rows of this release that the tables have forgotten."""
@@ -50,11 +66,14 @@ def _read(name: str) -> Any:
 def exceptions() -> Exceptions:
     """Give the recorded exceptions."""
     data = _read("exceptions.json")
-    rebuilt_only = {
-        uuid: frozenset(group["versions"])
+    rebuilt_only = tuple(
+        RebuiltOnly(
+            group["collection_id"],
+            frozenset(group["versions"]),
+            tuple(group["crdc_series_uuid"]),
+        )
         for group in data["rebuilt_only"]
-        for uuid in group["crdc_series_uuid"]
-    }
+    )
     return Exceptions(rebuilt_only, tuple(data["published_only"]))
 
 

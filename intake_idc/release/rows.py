@@ -11,7 +11,7 @@ from intake_idc.errors import BadCondition, StorageError, UnknownColumn, nearest
 from intake_idc.release.database import memory_database, name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -80,10 +80,9 @@ class Rows(ABC):
     @abstractmethod
     def _database(self) -> Database: ...
 
-    @property
     @abstractmethod
-    def _sql(self) -> str:
-        """SQL that yields the rows."""
+    def _sql(self, columns: Collection[str] | None) -> str:
+        """Give SQL that yields the rows with at least these columns (None: all)."""
 
     @property
     def _order(self) -> Sequence[str]:
@@ -109,7 +108,7 @@ class Rows(ABC):
         return [
             row[0]
             for row in self._rows(
-                f"SELECT DISTINCT {quoted} FROM ({self._sql}) "
+                f"SELECT DISTINCT {quoted} FROM ({self._sql([column])}) "
                 f"WHERE {quoted} IS NOT NULL ORDER BY 1"
             )
         ]
@@ -119,7 +118,7 @@ class Rows(ABC):
         check_columns([column], self.columns)
         quoted = name(column)
         found = self._rows(
-            f"SELECT DISTINCT {quoted} FROM ({self._sql}) "
+            f"SELECT DISTINCT {quoted} FROM ({self._sql([column])}) "
             f"WHERE {quoted} IN (SELECT unnest(?))",
             [list(values)],
         )
@@ -151,43 +150,63 @@ class Rows(ABC):
         )
         return self._rows(sql, parameters, selection)
 
-    def table(self, columns: Sequence[str] | None, selection: Selection) -> pa.Table:
+    def table(
+        self,
+        columns: Sequence[str] | None,
+        selection: Selection,
+        *,
+        strict: bool = True,
+    ) -> pa.Table:
         """Give columns of the selected series as an Arrow table (None: all)."""
-        sql, parameters = self._select(columns or list(self.columns), selection)
+        sql, parameters = self._select(
+            columns or list(self.columns), selection, strict=strict
+        )
         with self._blame(selection):
             return self._database.arrow(sql, parameters, self._registered)
 
     def aggregate(
-        self, expressions: str, selection: Selection, group: Sequence[str] = ()
+        self,
+        expressions: str,
+        selection: Selection,
+        group: Sequence[str] = (),
+        columns: Sequence[str] = (),
     ) -> list[tuple[Any, ...]]:
         """Give aggregates of the selected series, by group in order of the group.
 
-        ``expressions`` is SQL of this package, never a user's.
+        ``expressions`` is SQL of this package, never a user's; ``columns`` are those
+        that it names.
         """
         check_columns(group, self.columns)
         condition, parameters = selection.compile(self)
         by = ", ".join(map(name, group))
         sql = (
             f"SELECT {', '.join([*map(name, group), expressions])} "
-            f"FROM ({self._sql}) AS idc_index WHERE {condition}"
+            f"FROM ({self._sql(_used([*group, *columns], selection))}) AS idc_index "
+            f"WHERE {condition}"
         )
         if group:
             sql += f" GROUP BY {by} ORDER BY {by}"
         return self._rows(sql, parameters, selection)
 
     def manifest(
-        self, selection: Selection, columns: Sequence[str] = MANIFEST_COLUMNS
+        self,
+        selection: Selection,
+        columns: Sequence[str] = MANIFEST_COLUMNS,
+        *,
+        strict: bool = True,
     ) -> Manifest:
         """Give the selected series as a manifest of this release.
 
-        The columns that name, size and check a series are always among them.
+        The columns that name, size and check a series are always among them;
+        ``strict`` is that of `Selection.compile`.
         """
         from intake_idc.manifest import READING_COLUMNS, Manifest
 
         check_columns([c for c in columns if c not in MANIFEST_COLUMNS], self.columns)
         wanted = dict.fromkeys([*columns, *READING_COLUMNS, "row_source"])
         kept = [column for column in wanted if column in self.columns]
-        return Manifest(self.table(kept, selection), self.idc_version, str(selection))
+        table = self.table(kept, selection, strict=strict)
+        return Manifest(table, self.idc_version, str(selection))
 
     # How.
 
@@ -205,7 +224,8 @@ class Rows(ABC):
         order = columns if distinct else self._order
         sql = (
             f"SELECT {'DISTINCT ' if distinct else ''}{listed} "
-            f"FROM ({self._sql}) AS idc_index WHERE {condition} "
+            f"FROM ({self._sql(_used([*columns, *order], selection))}) AS idc_index "
+            f"WHERE {condition} "
             f"ORDER BY {', '.join(map(name, order))}"
         )
         return sql, parameters
@@ -221,19 +241,23 @@ class Rows(ABC):
 
     @contextmanager
     def _blame(self, selection: Selection | None) -> Iterator[None]:
-        """Say whose fault a failed query is: the condition's, or the tables'."""
-        import duckdb
-
+        """Say whose fault a failed query is: the user's condition, or the tables'."""
         try:
             yield
-        except duckdb.Error as error:
-            if selection is None or not selection.sql:
-                msg = f"the tables of {self.source} cannot be read: {error}"
-                raise StorageError(msg, source=self.source) from error
-            reason = str(error).split("\n\n", maxsplit=1)[0].strip()
+        except StorageError as error:
+            if selection is None or not selection.sql or error.__cause__ is None:
+                raise
+            reason = str(error.__cause__).split("\n\n", maxsplit=1)[0].strip()
             conditions = " and ".join(selection.sql)
             msg = f"the condition {conditions!r} does not fit: {reason}"
-            raise BadCondition(msg, condition=conditions) from error
+            raise BadCondition(msg, condition=conditions) from error.__cause__
+
+
+def _used(columns: Sequence[str], selection: Selection) -> list[str] | None:
+    """Give the columns that a query uses; None where SQL may use any."""
+    if selection.sql:
+        return None
+    return [*columns, *(condition.column for condition in selection.conditions)]
 
 
 class FixedRows(Rows):
@@ -252,7 +276,7 @@ class FixedRows(Rows):
     def columns(self) -> dict[str, str]:
         """Names of the columns, and their DuckDB types."""
         described = self._database.rows(
-            f"DESCRIBE {self._sql}", tables=self._registered
+            f"DESCRIBE {self._sql(None)}", tables=self._registered
         )
         return {row[0]: row[1] for row in described if row[0] != "position"}
 
@@ -260,8 +284,8 @@ class FixedRows(Rows):
     def _database(self) -> Database:
         return memory_database()
 
-    @property
-    def _sql(self) -> str:
+    def _sql(self, columns: Collection[str] | None) -> str:
+        del columns  # An Arrow table gives up only the columns that are asked for.
         return "SELECT * FROM manifest_rows"
 
     @property

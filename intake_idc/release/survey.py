@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from intake_idc import display
-from intake_idc.release.database import database
+from intake_idc.release.database import database, literal
 from intake_idc.release.facts import exceptions, published
 
 if TYPE_CHECKING:
@@ -57,31 +57,28 @@ class _Tally:
     collections: set[str] = field(default_factory=set)
 
     def add(self, other: _Tally) -> None:
-        self._count(other, 1)
-        self.collections |= other.collections
-
-    def remove(self, other: _Tally) -> None:
-        self._count(other, -1)
-
-    def _count(self, other: _Tally, sign: int) -> None:
-        self.series += sign * other.series
-        self.megabytes += sign * other.megabytes
+        self.series += other.series
+        self.megabytes += other.megabytes
         self.xor ^= other.xor
+        self.collections |= other.collections
 
 
 _TALLY = (
     "count(*), coalesce(sum(series_size_MB), 0), "
-    "coalesce(bit_xor(md5_number(crdc_series_uuid)), 0), "
+    "coalesce(bit_xor(md5_number(crdc_series_uuid)), 0::UHUGEINT), "
     "coalesce(list(DISTINCT collection_id), [])"
 )
 """What a `_Tally` is made of. XOR needs no order, so that releases, which are made
 of the same groups of rows, share the work: 0.2 s for a million series."""
 
 
-def _tallies(db: Database, sql: str) -> dict[int, _Tally]:
+def _tallies(db: Database, key: str, rows: str) -> dict[Any, _Tally]:
+    """Tally rows (SQL after FROM) by a key."""
     return {
-        int(key): _Tally(n, megabytes, int(xor), set(names))
-        for key, n, megabytes, xor, names in db.rows(sql)
+        key: _Tally(n, megabytes, int(xor), set(names))
+        for key, n, megabytes, xor, names in db.rows(
+            f"SELECT {key}, {_TALLY} FROM {rows} GROUP BY 1"
+        )
     }
 
 
@@ -90,71 +87,69 @@ def survey(tables: Tables) -> tuple[ReleaseInfo, ...]:
     """Count every release of the tables, and say how sure each is."""
     db = database(tables)
     newest = db.newest
-    index = db.scan("idc_index")
+    whole = _tallies(db, str(newest), db.scan("idc_index"))[newest]
+    infos = [_info(db, newest, whole, "exact")]
     if "series_revised_idc_version" not in db.columns or not tables.has(
         "prior_versions_index"
     ):
-        whole = _tallies(db, f"SELECT {newest}, {_TALLY} FROM {index} GROUP BY 1")
-        return tuple(_info(db, newest, tally, "exact") for tally in whole.values())
-    versions = range(1, newest + 1)
+        return tuple(infos)
     prior = db.scan("prior_versions_index")
     oldest = db.rows(f"SELECT coalesce(min(min_idc_version), 0) FROM {prior}")[0][0]
-    revised = _tallies(
-        db, f"SELECT series_revised_idc_version, {_TALLY} FROM {index} GROUP BY 1"
-    )
-    superseded = _tallies(
-        db,
-        f"""
-        SELECT v, {_TALLY} FROM (
-            SELECT v, crdc_series_uuid, min(series_size_MB) AS series_size_MB,
-                any_value(collection_id) AS collection_id
-            FROM {prior} JOIN range(1, {newest}) AS wanted(v)
-                ON v BETWEEN min_idc_version AND max_idc_version
-            GROUP BY v, crdc_series_uuid
-        ) GROUP BY v
-        """,
-    )
-    infos = []
-    for version in versions:
+    current = _current(db)
+    superseded = _superseded(db, newest)
+    for version in range(newest - 1, 0, -1):
         tally = _Tally()
-        for since, rows in revised.items():
-            if since <= version:
+        for (since, absent), rows in current.items():
+            if since <= version and version not in absent:
                 tally.add(rows)
-        if version < newest:
-            tally.add(superseded.get(version, _Tally()))
-            tally.remove(_absent(db, version))
-            for row in exceptions().forgotten(version):
-                tally.add(_one(db, db.forgotten_sql(row)))
-        infos.append(_info(db, version, tally, _sureness(version, newest, oldest, tally)))
-    return tuple(infos)
+        tally.add(superseded.get(version, _Tally()))
+        for row in exceptions().forgotten(version):
+            found = _tallies(db, "0", f"({db.forgotten_sql(row)})")
+            tally.add(found.get(0, _Tally()))
+        infos.append(_info(db, version, tally, _sureness(version, oldest, tally)))
+    return tuple(reversed(infos))
 
 
-def _absent(db: Database, version: int) -> _Tally:
-    """Tally what the rule puts into a release wrongly."""
-    absent = ", ".join(f"'{uuid}'" for uuid in exceptions().absent(version))
-    if not absent:
-        return _Tally()
-    sql = (
-        f"SELECT * FROM {db.scan('idc_index')} WHERE crdc_series_uuid IN ({absent}) "
-        f"AND series_revised_idc_version <= {version}"
+def _current(db: Database) -> dict[tuple[int, frozenset[int]], _Tally]:
+    """Tally the current series by the release that revised them last.
+
+    The second part of the key is the releases that lack them all the same.
+    """
+    groups = exceptions().rebuilt_only
+    whens = " ".join(
+        f"WHEN collection_id = {literal(group.collection_id)} AND "
+        f"crdc_series_uuid IN ({', '.join(map(literal, group.uuids))}) THEN {number}"
+        for number, group in enumerate(groups, 1)
     )
-    return _one(db, sql)
+    key = f"(series_revised_idc_version, CASE {whens} ELSE 0 END)"
+    tallies = _tallies(db, key, db.scan("idc_index"))
+    absent = [frozenset[int](), *(group.versions for group in groups)]
+    return {(since, absent[number]): t for (since, number), t in tallies.items()}
 
 
-def _one(db: Database, select: str) -> _Tally:
-    return _tallies(db, f"SELECT 0, {_TALLY} FROM ({select})")[0]
+def _superseded(db: Database, newest: int) -> dict[int, _Tally]:
+    """Tally what each release held that the newest does not; each series once."""
+    rows = f"""(
+        SELECT v, crdc_series_uuid, min(series_size_MB) AS series_size_MB,
+            any_value(collection_id) AS collection_id
+        FROM {db.scan("prior_versions_index")} JOIN range(1, {newest}) AS wanted(v)
+            ON v BETWEEN min_idc_version AND max_idc_version
+        GROUP BY v, crdc_series_uuid
+    )"""
+    return _tallies(db, "v", rows)
 
 
-def _sureness(version: int, newest: int, oldest: int, tally: _Tally) -> Sureness:
+def _sureness(version: int, oldest: int, tally: _Tally) -> Sureness:
     fact = published().get(version)
-    if version == newest or (
-        fact is not None and (fact.series, int(fact.xor, 16)) == (tally.series, tally.xor)
-    ):
+    found = (tally.series, f"{tally.xor:032x}")
+    if fact is not None and (fact.series, fact.xor) == found:
         return "exact"
     return "survivors only" if version < oldest else "rebuilt"
 
 
-def _info(db: Database, version: int, tally: _Tally, sureness: Sureness) -> ReleaseInfo:
+def _info(
+    db: Database, version: int, tally: _Tally, sureness: Sureness
+) -> ReleaseInfo:
     return ReleaseInfo(
         version,
         db.dates.get(version),

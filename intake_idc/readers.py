@@ -1,0 +1,276 @@
+"""Intake's view, version 2 of its interface: datatypes, readers, one catalog.
+
+A datatype says which data, as plain data with the release as a number; a reader
+says what to make of it. Both are thin: the work is done by a `Release` or `Cohort`.
+
+Intake imports this module whenever it is imported itself, so that it recognises a
+manifest for people who never imported this package. So nothing of ours, and nothing
+heavy, is imported before it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from intake.readers.datatypes import BaseData, FileData
+from intake.readers.entry import Catalog, DataDescription, ReaderDescription
+from intake.readers.readers import BaseReader
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+
+    from intake_idc.cohort import Cohort
+    from intake_idc.lazy import InstanceBag
+    from intake_idc.release import Release
+
+__all__ = [
+    "DaskIDCInstances",
+    "IDCCollections",
+    "IDCManifest",
+    "IDCSelection",
+    "IDCTable",
+    "PandasIDCSeries",
+    "PandasIDCTable",
+]
+
+_LINE = (
+    rb"(?m)^(?:(?:cp|sync) )?(?:s3|gs)://[^/\s]{1,63}/"
+    rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}/\*"
+)
+"""A line of a manifest that names a series, whatever the file is called."""
+
+
+class _Described(BaseData):
+    """Data that enters a catalog as the plain data it was made from."""
+
+    def to_entry(self) -> DataDescription:
+        """Describe the data for a catalog.
+
+        Braces are doubled, because Intake fills in, and runs, what stands in single
+        ones when the catalog is read: a regular expression, or a text from a table,
+        would come back as another one.
+        """
+        entry = super().to_entry()
+        given = {k: v for k, v in entry.kwargs.items() if v is not None}
+        entry.kwargs = _doubled(given)
+        return entry
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        return self.qname(), self.token
+
+
+class IDCTable(_Described):
+    """One index table of a release.
+
+    Parameters
+    ----------
+    table : str
+        Name of the table, such as ``idc_index`` or ``collections_index``.
+    release : int or "current"
+        The release; "current" is resolved at once to a number.
+    tables, digest
+        Where the index tables are; see `open_release`.
+    """
+
+    structure: ClassVar[set[str]] = {"table"}
+
+    def __init__(
+        self,
+        table: str = "idc_index",
+        release: int | Literal["current"] = "current",
+        *,
+        tables: str | None = None,
+        digest: str | Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(metadata)
+        self.table, self.release, self.digest = table, release, digest
+        self.tables = tables
+        opened = self.open()
+        self.release, self.tables = opened.idc_version, opened.spec
+
+    def open(self) -> Release:
+        """Open the release that the table belongs to."""
+        from intake_idc.release import open_release
+
+        return open_release(self.release, self.tables, self.digest)
+
+
+class IDCSelection(_Described):
+    """Series of one release that fulfil every condition.
+
+    Parameters
+    ----------
+    conditions : dict, str, or list of these
+        Conditions by column, as for `Cohort.search`, or an SQL condition, as for
+        `Cohort.query`. In YAML, a regular expression is
+        ``{regex: "chest", flags: [IGNORECASE]}``.
+    release : int or "current"
+        The release; "current" is resolved at once to a number.
+    tables, digest
+        Where the index tables are; see `open_release`.
+    mirror : str or dict, optional
+        Where the objects are read: "aws", "gcs", a folder, a URL; or the arguments
+        of `resolve_mirror` by name.
+    """
+
+    structure: ClassVar[set[str]] = {"sequence", "table"}
+
+    def __init__(
+        self,
+        conditions: Mapping[str, Any] | str | Sequence[Mapping[str, Any] | str] = (),
+        release: int | Literal["current"] = "current",
+        *,
+        tables: str | None = None,
+        digest: str | Mapping[str, str] | None = None,
+        mirror: str | Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(metadata)
+        whole = not isinstance(conditions, list | tuple)
+        self.conditions: list[Any] = [conditions] if whole else list(conditions)
+        self.release, self.digest, self.mirror = release, digest, mirror
+        self.tables = tables
+        cohort = self.open()
+        self.release, self.tables = cohort.idc_version, cohort.release.spec
+        # One form for what says the same: a compiled expression is no plain data.
+        said = cohort.selection.to_dict()
+        self.conditions = [{c["column"]: c["is"]} for c in said["where"]] + said["sql"]
+
+    def open(self) -> Cohort:
+        """Give the series as a cohort."""
+        from intake_idc.cohort import open_idc
+
+        cohort = open_idc(self.release, tables=self.tables, digest=self.digest)
+        for condition in self.conditions:
+            if isinstance(condition, str):
+                cohort = cohort.query(condition)
+            else:
+                cohort = cohort.search(**condition)
+        return _read_from(cohort, self.mirror)
+
+
+class IDCManifest(_Described, FileData):
+    """The series that an s5cmd manifest names.
+
+    Parameters
+    ----------
+    url : str
+        A file, or a URL that fsspec reads.
+    release : int or "current", optional
+        The release that the cohort belongs to; by default the one that the
+        manifest's header names, else the current one.
+    problems : "raise" or "report"
+        What to do with lines that give no series; see `open_manifest`.
+    tables, mirror
+        As for `IDCSelection`.
+    """
+
+    filepattern = r"\.s5cmd(\.(gz|bz2|xz|zip))?$"
+    magic: ClassVar[set[tuple[None, bytes]]] = {(None, _LINE)}
+    structure: ClassVar[set[str]] = {"sequence", "table"}
+
+    def __init__(
+        self,
+        url: str,
+        release: int | Literal["current"] | None = None,
+        *,
+        problems: Literal["raise", "report"] = "raise",
+        tables: str | None = None,
+        mirror: str | Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        FileData.__init__(self, str(url), metadata=metadata)
+        self.release, self.problems = release, problems
+        self.tables, self.mirror = tables, mirror
+        self.release = self.open().idc_version
+
+    def open(self) -> Cohort:
+        """Give the series as a cohort."""
+        from intake_idc.cohort import open_manifest
+
+        cohort = open_manifest(
+            self.url,
+            idc_version=self.release,
+            tables=self.tables,
+            problems=self.problems,
+        )
+        return _read_from(cohort, self.mirror)
+
+
+class PandasIDCTable(BaseReader):
+    """Read an index table as a pandas data frame."""
+
+    implements: ClassVar[set[type]] = {IDCTable}
+    imports: ClassVar[set[str]] = {"pandas"}
+    output_instance = "pandas:DataFrame"
+
+    def _read(
+        self, data: IDCTable, columns: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """Read every row; ``columns`` are those to keep."""
+        return data.open().index_table(data.table, columns).to_pandas()
+
+
+class PandasIDCSeries(BaseReader):
+    """Read the rows of a cohort, one for each series, as a pandas data frame."""
+
+    implements: ClassVar[set[type]] = {IDCSelection, IDCManifest}
+    imports: ClassVar[set[str]] = {"pandas"}
+    output_instance = "pandas:DataFrame"
+
+    def _read(self, data: IDCSelection | IDCManifest) -> pd.DataFrame:
+        """Read every column; see `Cohort.df`."""
+        return data.open().df
+
+
+class DaskIDCInstances(BaseReader):
+    """Give the objects of a cohort as a Dask bag of `pydicom.Dataset`."""
+
+    implements: ClassVar[set[type]] = {IDCSelection, IDCManifest}
+    imports: ClassVar[set[str]] = {"dask", "pydicom"}
+    output_instance = "dask.bag.core:Bag"
+
+    def _read(self, data: IDCSelection | IDCManifest, **options: Any) -> InstanceBag:
+        """Read nothing before compute; for the options see `Cohort.to_dask`."""
+        return data.open().to_dask(**options)
+
+
+class IDCCollections(BaseReader):
+    """Give the collections of a selection as a catalog, with one entry for each."""
+
+    implements: ClassVar[set[type]] = {IDCSelection}
+    output_instance = "intake.readers.entry:Catalog"
+
+    def _read(self, data: IDCSelection) -> Catalog:
+        """Ask the index for the collections; an entry is made when it is asked for."""
+        catalog = Catalog(metadata={"idc_version": data.release})
+        said = data.to_entry()
+        for name in data.open().unique("collection_id"):
+            conditions = [*said.kwargs["conditions"], {"collection_id": [name]}]
+            kwargs = {**said.kwargs, "conditions": conditions}
+            series = catalog.add_entry(DataDescription(said.datatype, kwargs))
+            reader = ReaderDescription(
+                DaskIDCInstances.qname(),
+                {"data": f"{{data({series})}}"},
+                output_instance=DaskIDCInstances.output_instance,
+            )
+            catalog.aliases[name] = catalog.add_entry(reader)
+        return catalog
+
+
+def _doubled(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("{", "{{").replace("}", "}}")
+    if isinstance(value, dict):
+        return {key: _doubled(item) for key, item in value.items()}
+    return [_doubled(item) for item in value] if isinstance(value, list) else value
+
+
+def _read_from(cohort: Cohort, mirror: str | Mapping[str, Any] | None) -> Cohort:
+    if mirror is None:
+        return cohort
+    given = {"mirror": mirror} if isinstance(mirror, str) else mirror
+    return cohort.reading_from(**{"mirror": cohort.mirror, **given})
