@@ -259,13 +259,12 @@ class _CohortSource(_Pinned):
         if not 0 <= i < bag.npartitions:
             msg = f"partition {i} of {bag.npartitions}"
             raise IndexError(msg)
-        return list(bag.partitions[i].compute())
+        return list(bag.to_delayed()[i].compute())
 
     def read_chunked(self) -> Iterator[list[Any]]:
         """Read partition after partition."""
-        bag = self.to_dask()
-        for i in range(bag.npartitions):
-            yield list(bag.partitions[i].compute())
+        for part in self.to_dask().to_delayed():
+            yield list(part.compute())
 
 
 class IDCCohort(_CohortSource):

@@ -35,7 +35,7 @@ from urllib.parse import unquote
 from fsspec.asyn import AbstractAsyncStreamedFile, AsyncFileSystem
 from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.spec import AbstractBufferedFile
-from fsspec.utils import glob_translate
+from fsspec.utils import glob_translate, stringify_path
 
 from intake_idc.errors import (
     IntegrityError,
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 
     from fsspec.callbacks import Callback
 
-    from intake_idc.manifest import Manifest
     from intake_idc.release import Release
     from intake_idc.storage import EngineName, Instance, Mirror
 
@@ -76,6 +75,9 @@ RELEASE, PATIENT, SERIES, INSTANCE = 1, 3, 5, 6
 
 MOVING = ("current", "latest")
 """Names of the newest release."""
+
+_EXACT = "row_source = 'idc_index' AND series_size_MB IS NOT NULL"
+"""Series of which the tables know every byte; see `intake_idc.manifest.Part`."""
 
 BATCH = 512
 """Series that are listed before the next are begun."""
@@ -129,14 +131,14 @@ class IDCFileSystem(AsyncFileSystem):
         self.engine = engine
         self._newest: int | None = None
         self._waiting: dict[str, Future[Any]] = {}
-        # As fsspec's caching file systems do: which number is the newest is known to
+        # As fsspec's caching file systems do: which release is the newest is known to
         # an instance, with its tables, and not to the class.
-        self._strip_protocol = self._strip_and_pin
+        self._strip_protocol = self._strip_and_pin  # type: ignore[method-assign]
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
         # fsspec's own token holds the process id.
         place = self.tables, self.mirror, self.endpoint_url, self.engine
-        return "intake_idc.IDCFileSystem", *(None if p is None else str(p) for p in place)
+        return "intake_idc.IDCFileSystem", *map(str, place)
 
     # Paths.
 
@@ -144,8 +146,8 @@ class IDCFileSystem(AsyncFileSystem):
     def _strip_protocol(cls, path: Any) -> Any:
         """Take protocol and superfluous slashes off a path, or off each of a list."""
         if isinstance(path, list):
-            return [cls._strip_protocol(one) for one in path]
-        return "/".join(filter(None, super()._strip_protocol(path).split("/")))
+            return [_stripped(one) for one in path]
+        return _stripped(path)
 
     def _strip_and_pin(self, path: Any) -> Any:
         """Do as the class does, and put the number of the newest release in.
@@ -155,7 +157,7 @@ class IDCFileSystem(AsyncFileSystem):
         """
         if isinstance(path, list):
             return [self._strip_and_pin(one) for one in path]
-        stripped: str = type(self)._strip_protocol(path)
+        stripped = _stripped(path)
         first, slash, rest = stripped.partition("/")
         if first not in MOVING:
             return stripped
@@ -172,7 +174,7 @@ class IDCFileSystem(AsyncFileSystem):
         """Find the newest release in a thread, where a path asks for it."""
         paths = [path] if isinstance(path, str | os.PathLike) else path
         for one in paths if self._newest is None else ():
-            if type(self)._strip_protocol(one).partition("/")[0] in MOVING:
+            if _stripped(one).partition("/")[0] in MOVING:
                 await self._away(self._find_newest)
                 break
 
@@ -234,11 +236,13 @@ class IDCFileSystem(AsyncFileSystem):
         values: Iterable[tuple[Any, ...]]
         parts: Iterable[Part | None]
         if depth == SERIES:
-            manifest = _manifest(release, fixed, columns)
+            manifest = release.manifest(_selected(fixed), columns, strict=False)
             cells = (manifest.table.column(c).to_pylist() for c in columns)
             values, parts = zip(*cells, strict=True), manifest.parts()
         else:
-            values = release.rows(columns, _selected(fixed), distinct=True, strict=False)
+            values = release.rows(
+                columns, _selected(fixed), distinct=True, strict=False
+            )
             parts = repeat(None)
         found: dict[str, dict[str, Info]] = {}
         for row, part in zip(values, parts, strict=False):
@@ -266,10 +270,13 @@ class IDCFileSystem(AsyncFileSystem):
         """Add up sizes: those of the tables where they are exact, else the mirror's."""
         name, *known = folder.split("/")
         release = self._release(name)
-        parts = list(_manifest(release, known).parts()) if release else []
-        exact = [p.size for p in parts if p.size is not None and not p.size_tolerance]
-        rest = [p for p in parts if p.size is None or p.size_tolerance]
-        return sum(exact) + sum(i.size for i in instances(rest, self._mirror))
+        if release is None:
+            return 0
+        every = _selected(known)
+        size = "coalesce(sum(round(series_size_MB * 1e6)), 0)::BIGINT"
+        exact = release.aggregate(size, every.query(_EXACT))[0][0]
+        rest = release.manifest(every.query(f"NOT ({_EXACT})"), (), strict=False)
+        return int(exact) + sum(i.size for i in instances(rest.parts(), self._mirror))
 
     @functools.cached_property
     def _mirror(self) -> Mirror:
@@ -284,9 +291,10 @@ class IDCFileSystem(AsyncFileSystem):
 
     async def _children(self, folder: str) -> list[Info] | None:
         """Give what a folder holds; None where there is no such folder."""
+        kept: list[Info] | None = self.dircache.get(folder)
+        if kept is not None:
+            return kept
         depth = _depth(folder)
-        if folder in self.dircache:
-            return list(self.dircache[folder])
         if depth >= INSTANCE:
             return None
         if depth == SERIES:
@@ -305,11 +313,11 @@ class IDCFileSystem(AsyncFileSystem):
     async def _inside(self, series: Info) -> list[Info]:
         """Give the objects of a series."""
         folder = series["name"]
-        if folder not in self.dircache:
-            found = await self._once(folder, self._objects, series)
-            self.dircache[folder] = found
-            return found
-        return list(self.dircache[folder])
+        kept: list[Info] | None = self.dircache.get(folder)
+        if kept is None:
+            kept = await self._once(folder, self._objects, series)
+            self.dircache[folder] = kept
+        return kept
 
     async def _entry(self, path: str) -> Info | None:
         """Give the details of a path; None where there is no such path."""
@@ -400,7 +408,7 @@ class IDCFileSystem(AsyncFileSystem):
         """
         return dict(await self._existing(await self._pinned(path)))
 
-    async def _ls(self, path: Any, detail: bool = True, **_: Any) -> list[Any]:  # noqa: FBT002
+    async def _ls(self, path: Any, detail: bool = True, **_: Any) -> list[Any]:
         """List a folder, or a file as itself.
 
         Raises
@@ -414,7 +422,7 @@ class IDCFileSystem(AsyncFileSystem):
         listing = await self._children(folder)
         if listing is None:
             listing = [await self._existing(folder)]
-        return listing if detail else [info["name"] for info in listing]
+        return [dict(info) if detail else info["name"] for info in listing]
 
     async def _exists(self, path: Any, **_: Any) -> bool:
         try:
@@ -431,7 +439,7 @@ class IDCFileSystem(AsyncFileSystem):
         self,
         path: Any,
         maxdepth: int | None = None,
-        topdown: bool = True,  # noqa: FBT002
+        topdown: bool = True,
         on_error: str | Callable[[OSError], Any] = "raise",
         **kwargs: Any,
     ) -> AsyncIterator[tuple[str, Any, Any]]:
@@ -458,9 +466,7 @@ class IDCFileSystem(AsyncFileSystem):
             if i["type"] == "file"
         }
         here = (
-            (folder, folders, files)
-            if detail
-            else (folder, list(folders), list(files))
+            (folder, folders, files) if detail else (folder, list(folders), list(files))
         )
         if topdown:
             yield here
@@ -479,7 +485,7 @@ class IDCFileSystem(AsyncFileSystem):
         self,
         path: Any,
         maxdepth: int | None = None,
-        withdirs: bool = False,  # noqa: FBT002
+        withdirs: bool = False,
         **kwargs: Any,
     ) -> Any:
         """Give every file below a path: one query, and the series listed together.
@@ -512,9 +518,7 @@ class IDCFileSystem(AsyncFileSystem):
         }
         return kept if kwargs.get("detail", False) else list(kept)
 
-    async def _glob(
-        self, path: str, maxdepth: int | None = None, **kwargs: Any
-    ) -> Any:
+    async def _glob(self, path: str, maxdepth: int | None = None, **kwargs: Any) -> Any:
         """Give the paths that fit a pattern; only what may fit is listed.
 
         A part without ``*``, ``?`` or ``[`` narrows the query wherever it stands, so
@@ -526,7 +530,7 @@ class IDCFileSystem(AsyncFileSystem):
     async def _du(
         self,
         path: Any,
-        total: bool = True,  # noqa: FBT002
+        total: bool = True,
         maxdepth: int | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -546,7 +550,7 @@ class IDCFileSystem(AsyncFileSystem):
         await self._know_newest(path)
         return await super()._expand_path(path, *args, **kwargs)
 
-    async def _cat(self, path: Any, recursive: bool = False, **kwargs: Any) -> Any:  # noqa: FBT002
+    async def _cat(self, path: Any, recursive: bool = False, **kwargs: Any) -> Any:
         """Read many objects at once; folders have no bytes, so only files count."""
         if recursive:
             found = await self._expand_path(path, recursive=True)
@@ -601,7 +605,7 @@ class IDCFileSystem(AsyncFileSystem):
         path: str,
         mode: str = "rb",
         block_size: int | None = None,
-        autocommit: bool = True,  # noqa: ARG002, FBT001, FBT002  (fsspec's signature)
+        autocommit: bool = True,  # noqa: ARG002  (fsspec's signature)
         cache_options: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> AbstractBufferedFile:
@@ -712,6 +716,12 @@ def _file(folder: str, instance: Instance) -> Info:
 
 # Names in a path.
 
+
+def _stripped(path: str | os.PathLike[str]) -> str:
+    text = str(stringify_path(path)).removeprefix("idc::").removeprefix("idc://")
+    return "/".join(filter(None, text.split("/")))
+
+
 _UNSAFE = re.compile(r"[%/\\*?\[\]:\x00-\x1f\x7f]")
 """What divides, globs, chains or cannot be in a file's name on some platform."""
 
@@ -743,12 +753,6 @@ def _selected(names: Sequence[str | None]) -> Selection:
         if name is not None
     }
     return Selection().where(wanted) if wanted else Selection()
-
-
-def _manifest(
-    release: Release, names: Sequence[str | None], columns: Sequence[str] = ()
-) -> Manifest:
-    return release.manifest(_selected(names), columns, strict=False)
 
 
 # Patterns.

@@ -136,8 +136,10 @@ class Selection:
                 "search(collection_id='nlst'), or use all() for the whole release"
             )
             raise EmptySelection(msg)
-        added = tuple(_condition(name, value) for name, value in columns.items())
-        return Selection((*self.conditions, *added), self.sql)
+        added = (_condition(name, value) for name, value in columns.items())
+        # In one order, so that the same conditions are the same selection.
+        both = sorted([*self.conditions, *added], key=lambda c: c.column)
+        return Selection(tuple(both), self.sql)
 
     def query(self, condition: str) -> Selection:
         """Give this selection narrowed by one SQL condition.

@@ -156,16 +156,22 @@ def present(target: Path, folders: Iterable[str]) -> dict[str, int]:
         if here.exists() and not here.is_dir():
             msg = f"{here} is a file where the copy needs a folder"
             raise PlanError(msg, path=str(here))
-        for entry in os.scandir(here) if here.exists() else ():
-            path = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_symlink() or (
-                entry.name.endswith(".dcm") and not entry.is_file()
-            ):
+        if here.exists():
+            for name, size in _files(here):
+                found[f"{folder}/{name}" if folder else name] = size
+    return found
+
+
+def _files(folder: Path) -> Iterator[tuple[str, int]]:
+    """Give name and size of each file in a folder."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            plain = entry.is_file(follow_symlinks=False)
+            if entry.is_symlink() or (entry.name.endswith(".dcm") and not plain):
                 msg = f"{entry.path} is not a plain file; move it away"
                 raise PlanError(msg, path=entry.path)
-            if entry.is_file():
-                found[path] = entry.stat().st_size
-    return found
+            if plain:
+                yield entry.name, entry.stat().st_size
 
 
 def _parents(target: Path, folder: str) -> Iterator[Path]:

@@ -1,0 +1,182 @@
+"""Dask collections: lazy, deterministic, complete, on threads and on a cluster."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import dask
+import pydicom
+import pytest
+from dask.base import tokenize
+from dask.sizeof import sizeof
+
+from intake_idc import open_idc, resolve_mirror, sample_path
+from intake_idc.errors import DicomReadError, EmptySelection, IntegrityError
+from intake_idc.lazy import InstanceBag, frame
+from intake_idc.storage import instances
+
+SAMPLE = open_idc(2, tables="sample")
+IMAGES = SAMPLE.search(Modality=["CT", "MR"])
+EXPECTED = [
+    pydicom.dcmread(instance.url)
+    for instance in instances(IMAGES.manifest().parts(), resolve_mirror("sample"))
+]
+
+
+@pytest.mark.parametrize("size", ["1 kB", "600 kB", "1 MiB", "128 MiB", 10_000_000])
+@pytest.mark.parametrize("headers_only", [False, True], ids=["whole", "headers"])
+def test_datasets_are_complete_and_in_order_however_they_are_split(size, headers_only):
+    found = IMAGES.to_dask(partition_bytes=size, headers_only=headers_only).compute()
+    assert [d.SOPInstanceUID for d in found] == [d.SOPInstanceUID for d in EXPECTED]
+    assert all(("PixelData" in d) != headers_only for d in found)
+    if not headers_only:
+        assert found == EXPECTED
+
+
+def test_small_series_share_a_partition_and_large_ones_are_cut():
+    assert SAMPLE.all().to_dask().npartitions == 1
+    assert IMAGES.to_dask(partition_bytes="1 kB").npartitions == 7
+    assert IMAGES.to_dask(partition_instances=2).npartitions == 4
+
+
+def test_a_graph_has_one_task_for_each_partition_and_nothing_is_opened(tmp_path):
+    bag = IMAGES.to_dask(partition_bytes="1 kB", mirror=tmp_path)
+    assert len(bag.__dask_graph__()) == bag.npartitions == 7
+    with pytest.raises(FileNotFoundError, match="holds no object"):
+        bag.compute()
+
+
+def test_keys_depend_on_what_is_read_and_how():
+    keys = IMAGES.to_dask().__dask_keys__()
+    assert keys == IMAGES.to_dask().__dask_keys__()
+    others = [
+        IMAGES.to_dask(headers_only=True),
+        IMAGES.to_dask(partition_bytes="1 kB"),
+        IMAGES.search(Modality="CT").to_dask(),
+        open_idc(1, tables="sample").search(Modality=["CT", "MR"]).to_dask(),
+        IMAGES.to_dask(mirror=sample_path() / "bucket"),
+    ]
+    assert all(other.__dask_keys__() != keys for other in others)
+    code = (
+        "from intake_idc import open_idc\n"
+        "bag = open_idc(2, tables='sample').search(Modality=['CT', 'MR']).to_dask()\n"
+        "print(bag.__dask_keys__())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(keys)
+
+
+def test_threads_are_the_default_and_stay_so():
+    bag = IMAGES.to_dask()
+    for made in (bag, bag.map(len), bag.filter(bool), bag.map_partitions(list)):
+        assert isinstance(made, InstanceBag)
+        assert made.__dask_scheduler__ is dask.threaded.get
+
+
+def test_results_do_not_depend_on_the_scheduler():
+    means = IMAGES.to_dask(partition_bytes="1 MiB").map(_mean)
+    expected = [_mean(dataset) for dataset in EXPECTED]
+    for scheduler in ("threads", "sync", "processes"):
+        assert means.compute(scheduler=scheduler) == expected
+
+
+def _mean(dataset):
+    return float(dataset.pixel_array.mean())
+
+
+def test_header_rows_name_their_object():
+    rows = IMAGES.header_rows(["SOPInstanceUID", "Rows", "EchoTime"]).compute()
+    assert [row["SOPInstanceUID"] for row in rows] == [d.SOPInstanceUID for d in EXPECTED]
+    assert {row["Rows"] for row in rows} == {512, 240}
+    uuids = set(IMAGES.manifest().uuids)
+    assert {row["crdc_series_uuid"] for row in rows} == uuids
+    assert all(row["url"].endswith(f"{row['crdc_instance_uuid']}.dcm") for row in rows)
+
+
+def test_a_release_pins_the_bytes():
+    old = open_idc(1, tables="sample").search(Modality="CT").to_dask().compute()
+    new = SAMPLE.search(Modality="CT").to_dask().compute()
+    assert len(old) == 2
+    assert len(new) == 3
+    assert {d.SeriesInstanceUID for d in old} == {d.SeriesInstanceUID for d in new}
+    assert {d.SOPInstanceUID for d in old} < {d.SOPInstanceUID for d in new}
+
+
+def test_a_broken_object_is_named(tmp_path):
+    ct = SAMPLE.search(Modality="CT")
+    uuid = ct.manifest().uuids[0]
+    folder = tmp_path / uuid
+    folder.mkdir()
+    for path in (sample_path() / "bucket" / uuid).iterdir():
+        data = path.read_bytes()
+        (folder / path.name).write_bytes(b"x" * len(data))
+    for headers_only in (False, True):
+        with pytest.raises(DicomReadError, match=uuid) as caught:
+            ct.to_dask(mirror=tmp_path, headers_only=headers_only).compute()
+        assert caught.value.kind == "not dicom"
+    next(folder.iterdir()).unlink()
+    with pytest.raises(IntegrityError, match="lists 2 objects"):
+        ct.to_dask(mirror=tmp_path).compute()
+
+
+def test_dask_knows_how_large_a_dataset_is():
+    dataset = IMAGES.to_dask().compute()[0]
+    assert sizeof(dataset) > len(dataset.PixelData)
+
+
+def test_graphs_carry_rows_and_no_secret(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    cohort = open_idc(25).search(collection_id="rider_pilot", Modality="CT")
+    data = pickle.dumps(dict(cohort.to_dask().__dask_graph__()))
+    assert b"hunter2" not in data
+    assert len(data) < 300_000
+
+
+def test_a_million_instances_are_a_small_graph():
+    cohort = open_idc(25).search(collection_id="4d_lung")
+    assert cohort.counts()["instances"] > 340_000
+    bag = cohort.to_dask(headers_only=True)
+    assert bag.npartitions < 2_000
+    tokenize(bag)
+
+
+def test_nothing_is_no_bag():
+    with pytest.raises(EmptySelection):
+        SAMPLE.search(Modality="CT").query("false").to_dask()
+
+
+def test_a_table_is_a_frame_with_arrow_types():
+    table = SAMPLE.table
+    found = frame(table, rows=2)
+    assert found.npartitions == 2
+    computed = found.compute()
+    assert computed.crdc_series_uuid.tolist() == table.column("crdc_series_uuid").to_pylist()
+    assert str(computed.dtypes["instanceCount"]) == "int64[pyarrow]"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_two_processes_of_a_cluster_read_the_same():
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            host="127.0.0.1",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        bag = IMAGES.to_dask(partition_bytes="600 kB")
+        found = client.compute(bag.map(_mean)).result(timeout=60)
+        assert found == [_mean(dataset) for dataset in EXPECTED]
+        workers = client.run(lambda: __import__("os").getpid())
+        assert len(set(workers.values())) == 2
+        headers = client.gather(client.compute(IMAGES.to_dask(headers_only=True)))
+        assert [h.SOPInstanceUID for h in headers] == [d.SOPInstanceUID for d in EXPECTED]
+        with pytest.raises(FileNotFoundError, match="holds no object"):
+            client.compute(IMAGES.to_dask(mirror="/tmp")).result(timeout=60)  # noqa: S108
