@@ -47,7 +47,26 @@ _HOMES = {
     "verify": "transfer",
 }
 
-__all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604
+__all__ = [
+    "Cohort",
+    "Difference",
+    "IDCError",
+    "Manifest",
+    "Mirror",
+    "Release",
+    "ReleaseInfo",
+    "Report",
+    "Selection",
+    "__version__",
+    "available_releases",
+    "catalog_path",
+    "open_idc",
+    "open_manifest",
+    "open_release",
+    "resolve_mirror",
+    "sample_path",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -46,10 +46,12 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-@click.group(name="intake-idc", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    name="intake-idc", context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="intake-idc")
 def command() -> None:
-    """Reach the NCI Imaging Data Commons: releases, cohorts, verified copies.
+    r"""Reach the NCI Imaging Data Commons: releases, cohorts, verified copies.
 
     A cohort is named by FILTERS, each COLUMN=VALUE: several values are divided by
     commas (any of them), several filters all hold, COLUMN=~TEXT is a regular
@@ -65,7 +67,10 @@ def _cohort_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.argument("filters", nargs=-1, metavar="FILTERS..."),
         click.option(
-            "--where", multiple=True, metavar="SQL", help="An SQL condition; repeatable."
+            "--where",
+            multiple=True,
+            metavar="SQL",
+            help="An SQL condition; repeatable.",
         ),
         click.option(
             "--idc-version",
@@ -77,7 +82,8 @@ def _cohort_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--tables",
             metavar="PLACE",
-            help="Index tables: a folder, a URL, or 'sample'.  [default: idc-index-data]",
+            help="Index tables: a folder, a URL, or 'sample'.  "
+            "[default: idc-index-data]",
         ),
     ):
         function = option(function)
@@ -123,9 +129,11 @@ def demo(mirror: str | None) -> None:
 
 
 @command.command()
-@click.option("--tables", metavar="PLACE", help="Index tables: a folder, a URL, 'sample'.")
+@click.option(
+    "--tables", metavar="PLACE", help="Index tables: a folder, a URL, 'sample'."
+)
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
-def releases(tables: str | None, as_json: bool) -> None:  # noqa: FBT001
+def releases(tables: str | None, as_json: bool) -> None:
     """List the releases: dates, counts, and how sure each is."""
     from intake_idc.release import available_releases
 
@@ -137,7 +145,14 @@ def releases(tables: str | None, as_json: bool) -> None:  # noqa: FBT001
         return
     header = ["release", "date", "series", "collections", "size", "sureness"]
     body = [
-        [i.idc_version, i.date, i.series, i.collections, display.bytes_text(i.size), i.sureness]
+        [
+            i.idc_version,
+            i.date,
+            i.series,
+            i.collections,
+            display.bytes_text(i.size),
+            i.sureness,
+        ]
         for i in found
     ]
     click.echo(display.rows(header, body))
@@ -161,7 +176,7 @@ def releases(tables: str | None, as_json: bool) -> None:  # noqa: FBT001
 )
 @click.option("--diff", metavar="N", type=int, help="Compare with another release.")
 @click.option("--list", "as_list", is_flag=True, help="List the SeriesInstanceUIDs.")
-def select(  # noqa: PLR0913
+def select(
     filters: Sequence[str],
     where: Sequence[str],
     idc_version: str,
@@ -169,7 +184,7 @@ def select(  # noqa: PLR0913
     output: Path | None,
     bucket: Any,
     diff: int | None,
-    as_list: bool,  # noqa: FBT001
+    as_list: bool,
 ) -> None:
     """Select a cohort: show its counts, or write it."""
     cohort = _cohort(filters, where, idc_version, tables)
@@ -199,7 +214,7 @@ def select(  # noqa: PLR0913
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write one JSON line for each object.",
 )
-def copy(  # noqa: PLR0913
+def copy(
     filters: Sequence[str],
     where: Sequence[str],
     idc_version: str,
@@ -209,7 +224,7 @@ def copy(  # noqa: PLR0913
     engine: Any,
     dir_template: str | None,
     target: Path,
-    dry_run: bool,  # noqa: FBT001
+    dry_run: bool,
     report: Path | None,
 ) -> None:
     """Copy a cohort to a folder; what is there already is not fetched again."""
@@ -238,7 +253,7 @@ def copy(  # noqa: PLR0913
 @_cohort_options
 @_mirror_options
 @click.argument("target", metavar="DIR", type=click.Path(path_type=Path))
-def verify(  # noqa: PLR0913
+def verify(
     filters: Sequence[str],
     where: Sequence[str],
     idc_version: str,
@@ -270,12 +285,11 @@ def _cohort(
 ) -> Cohort:
     from intake_idc.cohort import open_idc, open_manifest
 
+    number = _number(idc_version)
     if len(filters) == 1 and filters[0].endswith(MANIFEST_SUFFIXES):
-        release = None if idc_version == "current" else _number(idc_version)
-        cohort = open_manifest(filters[0], idc_version=release, tables=tables)
+        cohort = open_manifest(filters[0], idc_version=number, tables=tables)
     else:
-        release = idc_version if idc_version == "current" else _number(idc_version)
-        cohort = open_idc(release, tables=tables)  # type: ignore[arg-type]
+        cohort = open_idc(number or "current", tables=tables)
         for text in filters:
             column, value = _filter(text, cohort)
             cohort = cohort.search(**{column: value})
@@ -284,7 +298,10 @@ def _cohort(
     return cohort
 
 
-def _number(text: str) -> int:
+def _number(text: str) -> int | None:
+    """Give the number of a release; None is the current one, or the manifest's."""
+    if text == "current":
+        return None
     if not text.isdecimal():
         msg = f"--idc-version is a number or 'current'; got {text!r}"
         raise RequestError(msg)

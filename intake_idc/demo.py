@@ -72,8 +72,8 @@ def run(mirror: str | None = None, say: Callable[[str], object] = print) -> None
         say("")
         _objects(catalog, mirror, Path(folder), say)
     say("Next:")
-    say('   intake-idc select collection_id=rider_pilot Modality=CT')
-    say('   python -c "import intake; print(intake.open_idc().nlst(Modality=\'CT\'))"')
+    say("   intake-idc select collection_id=rider_pilot Modality=CT")
+    say("   python -c \"import intake; print(intake.open_idc().nlst(Modality='CT'))\"")
     if mirror is None:
         say("   intake-idc demo --mirror aws      the same, from the real buckets")
     say("   intake-idc --help")

@@ -9,25 +9,32 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pydicom import Dataset
-from pydicom.dataelem import DataElement
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import dcmread, read_partial
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian
-from pydicom.valuerep import DA, DT, TM, DSdecimal, DSfloat, IS, PersonName
+from pydicom.valuerep import DA, DT, IS, TM, DSdecimal, DSfloat, PersonName
 
 from intake_idc.errors import DicomReadError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from pydicom.tag import BaseTag
 
-__all__ = ["HEADER_BYTES", "read_dataset", "read_header", "values"]
+__all__ = [
+    "HEADER_BYTES",
+    "Dataset",
+    "read_dataset",
+    "read_header",
+    "values",
+    "weight",
+]
 
 HEADER_BYTES = 16 * 1024
 """First range of a header: 99.6 % of 2,273 real files hold every tag up to group
@@ -37,6 +44,18 @@ GROWTH = 4
 
 PIXEL_DATA = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 """Float Pixel Data, Double Float Pixel Data and Pixel Data (PS3.3 C.7.6.3)."""
+
+_PLAIN: dict[type, Callable[[Any], Any]] = {
+    DSfloat: float,
+    DSdecimal: float,
+    IS: int,
+    PersonName: str,
+    DA: str,
+    DT: str,
+    TM: str,
+    str: str,
+}
+"""What pydicom's value classes become: Python's own types, which travel anywhere."""
 
 _PYDICOM_RAISES = (
     AttributeError,
@@ -85,9 +104,7 @@ def read_dataset(data: bytes, url: str = "") -> Dataset:
     return _lighten(dataset)
 
 
-def read_header(
-    read: Callable[[int, int], bytes], size: int, url: str = ""
-) -> Dataset:
+def read_header(read: Callable[[int, int], bytes], size: int, url: str = "") -> Dataset:
     """Read everything before the pixel data, in as few bytes as it takes.
 
     The header is complete only when the reader has met the pixel data, or the end
@@ -142,7 +159,9 @@ def _parse_header(data: bytes, url: str, *, whole: bool) -> Dataset | None:
         if not whole and not isinstance(error, InvalidDicomError):
             return None
         raise _unreadable(error, url, file.tell()) from error
-    deflated = dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+    deflated = (
+        dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
+    )
     if not whole and (deflated or not met_pixels):
         return None
     _check_elements(dataset, url, len(data))
@@ -184,34 +203,33 @@ def values(dataset: Dataset, keywords: Sequence[str], url: str = "") -> dict[str
     DicomReadError
         A value cannot be converted, or is a sequence or bulk data.
     """
-    row: dict[str, Any] = {}
-    for keyword in keywords:
-        try:
-            row[keyword] = _plain(dataset.get(keyword))
-        except _PYDICOM_RAISES as error:
-            msg = f"{url}: {keyword} cannot be given as a value ({error})"
-            raise DicomReadError(msg, kind="malformed", url=url) from error
-    return row
+    return {keyword: _value(dataset, keyword, url) for keyword in keywords}
+
+
+def _value(dataset: Dataset, keyword: str, url: str) -> Any:
+    try:
+        return _plain(dataset.get(keyword))
+    except _PYDICOM_RAISES as error:
+        msg = f"{url}: {keyword} cannot be given as a value ({error})"
+        raise DicomReadError(msg, kind="malformed", url=url) from error
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, DataElement):
-        value = value.value
-    match value:
-        case None | "":
-            return None
-        case MultiValue():
-            return [_plain(item) for item in value] or None
-        case DSfloat() | DSdecimal():
-            return float(value)
-        case IS():
-            return int(value)
-        case PersonName() | DA() | DT() | TM():
-            return str(value) or None
-        case DicomSequence() | bytes():
-            msg = f"{type(value).__name__} is not a plain value"
-            raise TypeError(msg)
-        case str():
-            return str(value)
-        case _:
-            return value
+    if isinstance(value, MultiValue):
+        return [_plain(item) for item in value] or None
+    if isinstance(value, DicomSequence | bytes):
+        msg = f"{type(value).__name__} is not a plain value"
+        raise TypeError(msg)
+    for kind, plain in _PLAIN.items():
+        if isinstance(value, kind):
+            value = plain(value)
+    return None if value == "" else value
+
+
+def weight(dataset: Dataset) -> int:
+    """Estimate the bytes that a dataset takes in memory, bulk data counted."""
+    size = 1_000
+    for element in dataset.values():
+        value = getattr(element, "value", None)
+        size += 200 + (len(value) if isinstance(value, bytes | str) else 0)
+    return size

@@ -53,7 +53,9 @@ def _cell(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     # Descriptions in IDC hold control characters (720 series in release 25).
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+    return "".join(
+        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value)
+    )
 
 
 def rows(header: Sequence[str], body: Iterable[Sequence[object]]) -> str:

@@ -132,6 +132,8 @@ class PlanError(RequestError):
 class MissingError(IDCError, LookupError):
     """Something has to be fetched or installed first."""
 
+    exit_code = 4
+
 
 class TableNotFound(MissingError):
     """An index table is not at hand; the message says where to get it."""

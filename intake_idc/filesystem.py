@@ -76,6 +76,9 @@ RELEASE, PATIENT, SERIES, INSTANCE = 1, 3, 5, 6
 MOVING = ("current", "latest")
 """Names of the newest release."""
 
+SMALL = 4 << 20
+"""Bytes up to which an object is read at once; a stream may cost one more request."""
+
 _EXACT = "row_source = 'idc_index' AND series_size_MB IS NOT NULL"
 """Series of which the tables know every byte; see `intake_idc.manifest.Part`."""
 
@@ -813,7 +816,9 @@ def _fetch(mirror: Mirror, info: Info, path: Path, callback: Callback) -> None:
     written = 0
     try:
         with part.open("xb") as file:
-            for chunk in open_store(mirror, info["aws_bucket"]).stream(_key(info)):
+            store, key = open_store(mirror, info["aws_bucket"]), _key(info)
+            small = info["size"] <= SMALL
+            for chunk in [store.read(key)] if small else store.stream(key):
                 written += len(chunk)
                 if written > info["size"]:
                     break

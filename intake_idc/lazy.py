@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     import dask.dataframe as dd
     import pyarrow as pa
-    import pydicom
 
+    from intake_idc.dicom import Dataset
     from intake_idc.manifest import Manifest
     from intake_idc.storage import Instance, Mirror
 
@@ -40,7 +40,7 @@ HEADER_INSTANCES = 2048
 """Objects in one partition, of which only the header is read."""
 
 
-class InstanceBag(Bag):  # type: ignore[misc]
+class InstanceBag(Bag):
     """A `dask.bag.Bag` over DICOM objects that runs on threads unless told otherwise.
 
     Dask's own default for bags is to spawn processes, which runs an unguarded
@@ -82,8 +82,12 @@ def datasets(
         The manifest has no rows.
     """
     task = partial(_read_partition, mirror=mirror, headers_only=headers_only)
-    limit = partition_instances or (HEADER_INSTANCES if headers_only else PIXEL_INSTANCES)
-    return _bag(task, manifest, "header" if headers_only else "dataset", partition_bytes, limit)
+    limit = partition_instances or (
+        HEADER_INSTANCES if headers_only else PIXEL_INSTANCES
+    )
+    return _bag(
+        task, manifest, "header" if headers_only else "dataset", partition_bytes, limit
+    )
 
 
 def header_rows(
@@ -113,7 +117,10 @@ def frame(table: pa.Table, rows: int = 100_000) -> dd.DataFrame:
     import pandas as pd
 
     data = table.to_pandas(types_mapper=pd.ArrowDtype)
-    return dd.from_pandas(data, npartitions=max(1, -(-len(data) // rows)))
+    found: dd.DataFrame = dd.from_pandas(
+        data, npartitions=max(1, -(-len(data) // rows))
+    )
+    return found
 
 
 def _bag(
@@ -128,7 +135,7 @@ def _bag(
         msg = f"nothing to read: no series is selected ({manifest.origin})"
         raise EmptySelection(msg)
     name = f"{name}-{tokenize(manifest, task, partition_bytes, partition_instances)}"
-    graph = {(name, i): (task, piece) for i, piece in enumerate(pieces)}
+    graph: Any = {(name, i): (task, piece) for i, piece in enumerate(pieces)}
     return InstanceBag(graph, name, len(pieces))
 
 
@@ -138,7 +145,7 @@ def _bytes(size: int | str) -> int:
 
 def _read_partition(
     manifest: Manifest, *, mirror: Mirror, headers_only: bool
-) -> list[pydicom.Dataset]:
+) -> list[Dataset]:
     found = instances(manifest.parts(), mirror)
     read = _read_header if headers_only else _read_dataset
     return list(each(partial(read, mirror=mirror), found))
@@ -151,13 +158,13 @@ def _read_rows(
     return list(each(partial(_read_row, mirror=mirror, keywords=keywords), found))
 
 
-def _read_dataset(instance: Instance, mirror: Mirror) -> pydicom.Dataset:
+def _read_dataset(instance: Instance, mirror: Mirror) -> Dataset:
     from intake_idc import dicom
 
     return dicom.read_dataset(read_instance(instance, mirror), instance.url)
 
 
-def _read_header(instance: Instance, mirror: Mirror) -> pydicom.Dataset:
+def _read_header(instance: Instance, mirror: Mirror) -> Dataset:
     from intake_idc import dicom
 
     store = open_store(mirror, instance.part.aws_bucket)
@@ -180,15 +187,9 @@ def _read_row(
     }
 
 
-@sizeof.register_lazy("pydicom")  # type: ignore[untyped-decorator,unused-ignore]
-def _register_dataset_size() -> None:
+@sizeof.register_lazy("pydicom")  # type: ignore[untyped-decorator]
+def _register_weight() -> None:
     """Tell Dask how large a dataset is; without this it takes each for 56 bytes."""
-    import pydicom
+    from intake_idc import dicom
 
-    @sizeof.register(pydicom.Dataset)  # type: ignore[untyped-decorator,unused-ignore]
-    def _dataset_size(dataset: pydicom.Dataset) -> int:
-        size = 1_000
-        for element in dataset.values():
-            value = getattr(element, "value", None)
-            size += 200 + (len(value) if isinstance(value, bytes | str) else 0)
-        return size
+    sizeof.register(dicom.Dataset)(dicom.weight)

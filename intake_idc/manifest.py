@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -254,29 +255,31 @@ class Manifest:
                 groups[-1].append((row, first, last))
                 held_bytes += size
                 held_instances += count
-        return [lean._piece(group) for group in groups if group]
-
-    def _piece(self, group: list[tuple[int, int, int | None]]) -> Manifest:
-        import pyarrow as pa
-
-        table = self.table.take([row for row, _, _ in group])
-        if any(first or last is not None for _, first, last in group):
-            for name, at in (("first_instance", 1), ("last_instance", 2)):
-                column = pa.array([run[at] for run in group], pa.int64())
-                if name in table.column_names:
-                    where = table.column_names.index(name)
-                    table = table.set_column(where, name, column)
-                else:
-                    table = table.append_column(name, column)
-        # A slice keeps its parent alive, and would pickle it whole: 155 MB for
-        # 100 rows of release 25. `take` copies, so a piece is as small as it looks.
-        return Manifest(table, self.idc_version, self.origin)
+        return [_piece(lean, group) for group in groups if group]
 
 
 def _from_ipc(data: bytes, idc_version: int, origin: str) -> Manifest:
     import pyarrow as pa
 
     return Manifest(pa.ipc.open_stream(data).read_all(), idc_version, origin)
+
+
+def _piece(manifest: Manifest, group: list[tuple[int, int, int | None]]) -> Manifest:
+    """Take runs of rows: row, first instance, one past the last instance."""
+    import pyarrow as pa
+
+    table = manifest.table.take([row for row, _, _ in group])
+    if any(first or last is not None for _, first, last in group):
+        for name, at in (("first_instance", 1), ("last_instance", 2)):
+            column = pa.array([run[at] for run in group], pa.int64())
+            if name in table.column_names:
+                where = table.column_names.index(name)
+                table = table.set_column(where, name, column)
+            else:
+                table = table.append_column(name, column)
+    # A slice keeps its parent alive, and would pickle it whole: 155 MB for
+    # 100 rows of release 25. `take` copies, so a piece is as small as it looks.
+    return Manifest(table, manifest.idc_version, manifest.origin)
 
 
 def _part(row: Mapping[str, Any]) -> Part:
@@ -325,10 +328,15 @@ def _runs(
     if per_instance:
         step = min(step, max(1, int(max_bytes // per_instance)))
     if count <= step:
-        yield part.first_instance, part.last_instance, round(per_instance * count), count
+        yield (
+            part.first_instance,
+            part.last_instance,
+            round(per_instance * count),
+            count,
+        )
         return
     # Runs of equal length, so that no piece is a crumb.
     pieces = -(-count // step)
     edges = [part.first_instance + count * i // pieces for i in range(pieces + 1)]
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in itertools.pairwise(edges):
         yield first, last, round(per_instance * (last - first)), last - first

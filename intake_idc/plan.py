@@ -36,13 +36,15 @@ __all__ = [
 
 Action = Literal["fetch", "keep", "replace"]
 
-DIR_TEMPLATE = "%collection_id/%PatientID/%StudyInstanceUID/%Modality_%SeriesInstanceUID"
+DIR_TEMPLATE = (
+    "%collection_id/%PatientID/%StudyInstanceUID/%Modality_%SeriesInstanceUID"
+)
 """Folders of a copy, as idc-index makes them: ``%`` and the name of a column."""
 
 LONGEST_NAME = 120
 """Characters of one part of a path; longer ones end in a digest of the whole."""
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?$", re.I)
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?$", re.IGNORECASE)
 _TOKEN = re.compile(r"%([A-Za-z_][A-Za-z0-9_]*)")
 
 

@@ -1,7 +1,7 @@
 """Intake's view, version 2 of its interface: datatypes, readers, one catalog.
 
 A datatype says which data, as plain data with the release as a number; a reader
-says what to make of it. Both are thin: the work is done by a `Release` or `Cohort`.
+says what to make of it. Both are thin: a `Release` or a `Cohort` does the work.
 
 Intake imports this module whenever it is imported itself, so that it recognises a
 manifest for people who never imported this package. So nothing of ours, and nothing
@@ -43,18 +43,18 @@ _LINE = (
 
 
 class _Described(BaseData):
-    """Data that enters a catalog as the plain data it was made from."""
+    """Data that comes out of a catalog as it was put in."""
 
     def to_entry(self) -> DataDescription:
         """Describe the data for a catalog.
 
         Braces are doubled, because Intake fills in, and runs, what stands in single
-        ones when the catalog is read: a regular expression, or a text from a table,
-        would come back as another one.
+        ones when it reads a catalog: a value from a table would be obeyed.
         """
         entry = super().to_entry()
-        given = {k: v for k, v in entry.kwargs.items() if v is not None}
-        entry.kwargs = _doubled(given)
+        entry.kwargs = _doubled(
+            {k: v for k, v in entry.kwargs.items() if v is not None}
+        )
         return entry
 
     def __dask_tokenize__(self) -> tuple[str, str]:
@@ -86,8 +86,8 @@ class IDCTable(_Described):
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(metadata)
-        self.table, self.release, self.digest = table, release, digest
-        self.tables = tables
+        self.table, self.digest = table, digest
+        self.release, self.tables = release, tables
         opened = self.open()
         self.release, self.tables = opened.idc_version, opened.spec
 
@@ -104,7 +104,7 @@ class IDCSelection(_Described):
     Parameters
     ----------
     conditions : dict, str, or list of these
-        Conditions by column, as for `Cohort.search`, or an SQL condition, as for
+        Conditions by column, as for `Cohort.search`, or in SQL, as for
         `Cohort.query`. In YAML, a regular expression is
         ``{regex: "chest", flags: [IGNORECASE]}``.
     release : int or "current"
@@ -113,7 +113,7 @@ class IDCSelection(_Described):
         Where the index tables are; see `open_release`.
     mirror : str or dict, optional
         Where the objects are read: "aws", "gcs", a folder, a URL; or the arguments
-        of `resolve_mirror` by name.
+        of `Cohort.reading_from` by name.
     """
 
     structure: ClassVar[set[str]] = {"sequence", "table"}
@@ -129,13 +129,13 @@ class IDCSelection(_Described):
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(metadata)
-        whole = not isinstance(conditions, list | tuple)
-        self.conditions: list[Any] = [conditions] if whole else list(conditions)
-        self.release, self.digest, self.mirror = release, digest, mirror
-        self.tables = tables
+        several = isinstance(conditions, list | tuple)
+        self.conditions: list[Any] = list(conditions) if several else [conditions]
+        self.release, self.tables = release, tables
+        self.digest, self.mirror = digest, mirror
         cohort = self.open()
         self.release, self.tables = cohort.idc_version, cohort.release.spec
-        # One form for what says the same: a compiled expression is no plain data.
+        # One form for what says the same; a compiled expression is no plain data.
         said = cohort.selection.to_dict()
         self.conditions = [{c["column"]: c["is"]} for c in said["where"]] + said["sql"]
 
@@ -149,7 +149,7 @@ class IDCSelection(_Described):
                 cohort = cohort.query(condition)
             else:
                 cohort = cohort.search(**condition)
-        return _read_from(cohort, self.mirror)
+        return _read_from(self.mirror, cohort)
 
 
 class IDCManifest(_Described, FileData):
@@ -162,9 +162,9 @@ class IDCManifest(_Described, FileData):
     release : int or "current", optional
         The release that the cohort belongs to; by default the one that the
         manifest's header names, else the current one.
-    problems : "raise" or "report"
-        What to do with lines that give no series; see `open_manifest`.
-    tables, mirror
+    problems, tables
+        See `open_manifest`.
+    mirror
         As for `IDCSelection`.
     """
 
@@ -183,8 +183,8 @@ class IDCManifest(_Described, FileData):
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         FileData.__init__(self, str(url), metadata=metadata)
-        self.release, self.problems = release, problems
-        self.tables, self.mirror = tables, mirror
+        self.release, self.tables = release, tables
+        self.problems, self.mirror = problems, mirror
         self.release = self.open().idc_version
 
     def open(self) -> Cohort:
@@ -197,7 +197,7 @@ class IDCManifest(_Described, FileData):
             tables=self.tables,
             problems=self.problems,
         )
-        return _read_from(cohort, self.mirror)
+        return _read_from(self.mirror, cohort)
 
 
 class PandasIDCTable(BaseReader):
@@ -234,7 +234,7 @@ class DaskIDCInstances(BaseReader):
     output_instance = "dask.bag.core:Bag"
 
     def _read(self, data: IDCSelection | IDCManifest, **options: Any) -> InstanceBag:
-        """Read nothing before compute; for the options see `Cohort.to_dask`."""
+        """Open nothing before compute; for the options see `Cohort.to_dask`."""
         return data.open().to_dask(**options)
 
 
@@ -245,19 +245,19 @@ class IDCCollections(BaseReader):
     output_instance = "intake.readers.entry:Catalog"
 
     def _read(self, data: IDCSelection) -> Catalog:
-        """Ask the index for the collections; an entry is made when it is asked for."""
+        """Ask the index for the names; an entry is made when it is asked for."""
         catalog = Catalog(metadata={"idc_version": data.release})
         said = data.to_entry()
         for name in data.open().unique("collection_id"):
             conditions = [*said.kwargs["conditions"], {"collection_id": [name]}]
             kwargs = {**said.kwargs, "conditions": conditions}
             series = catalog.add_entry(DataDescription(said.datatype, kwargs))
-            reader = ReaderDescription(
+            instances = ReaderDescription(
                 DaskIDCInstances.qname(),
                 {"data": f"{{data({series})}}"},
                 output_instance=DaskIDCInstances.output_instance,
             )
-            catalog.aliases[name] = catalog.add_entry(reader)
+            catalog.aliases[name] = catalog.add_entry(instances)
         return catalog
 
 
@@ -269,7 +269,7 @@ def _doubled(value: Any) -> Any:
     return [_doubled(item) for item in value] if isinstance(value, list) else value
 
 
-def _read_from(cohort: Cohort, mirror: str | Mapping[str, Any] | None) -> Cohort:
+def _read_from(mirror: str | Mapping[str, Any] | None, cohort: Cohort) -> Cohort:
     if mirror is None:
         return cohort
     given = {"mirror": mirror} if isinstance(mirror, str) else mirror

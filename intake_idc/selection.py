@@ -40,7 +40,12 @@ Scalar = str | int | float | bool
 LISTED = 100
 """Values that are written out in SQL, where they prune; more go in as one list."""
 
-_FLAGS = {"IGNORECASE": re.I, "MULTILINE": re.M, "DOTALL": re.S, "ASCII": re.A}
+_FLAGS = {
+    "IGNORECASE": re.IGNORECASE,
+    "MULTILINE": re.MULTILINE,
+    "DOTALL": re.DOTALL,
+    "ASCII": re.ASCII,
+}
 
 
 class Table(Protocol):
@@ -209,9 +214,7 @@ class Selection:
             selection = selection.query(condition)
         return selection
 
-    def compile(
-        self, table: Table, *, strict: bool = True
-    ) -> tuple[str, list[Any]]:
+    def compile(self, table: Table, *, strict: bool = True) -> tuple[str, list[Any]]:
         """Give an SQL condition and its parameters, checked against a table.
 
         Parameters
@@ -281,8 +284,10 @@ def _condition(column: str, wanted: Any) -> Condition:
                 null = True
             case re.Pattern():
                 patterns.append(_pattern(item))
-            case {"regex": str(regex), **rest} if set(rest) <= {"flags"}:
-                patterns.append(Pattern(regex, tuple(rest.get("flags", ()))))
+            case {"regex": str(regex), "flags": list(flags)} if len(item) == 2:  # noqa: PLR2004
+                patterns.append(Pattern(regex, tuple(map(str, flags))))
+            case {"regex": str(regex)} if len(item) == 1:
+                patterns.append(Pattern(regex))
             case bool() | int() | float() | str():
                 values.append(item)
             case _:
@@ -320,7 +325,7 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _pattern(pattern: re.Pattern[str]) -> Pattern:
+def _pattern(pattern: re.Pattern[Any]) -> Pattern:
     if isinstance(pattern.pattern, bytes):
         msg = f"a regular expression of bytes cannot match text: {pattern.pattern!r}"
         raise RequestError(msg)
@@ -354,7 +359,8 @@ def _check_sql(condition: str) -> None:
 def _check_column(column: str, table: Table) -> None:
     if column not in table.columns:
         near = nearest(column, table.columns)
-        msg = f"unknown column {column!r}{near or '; columns: ' + ', '.join(table.columns)}"
+        known = f"; columns: {', '.join(table.columns)}"
+        msg = f"unknown column {column!r}{near or known}"
         raise UnknownColumn(msg, column=column)
 
 

@@ -47,12 +47,12 @@ def test_a_cohort_equals_the_same_filter_in_pandas():
     index = open_idc(25).search(collection_id=["rider_pilot", "4d_lung"]).df
     cohort = open_idc(25).search(
         collection_id=["rider_pilot", "4d_lung"],
-        SeriesDescription=re.compile("gated", re.I),
+        SeriesDescription=re.compile("gated", re.IGNORECASE),
     )
     mask = index.SeriesDescription.str.contains("gated", case=False, na=False)
     pd.testing.assert_frame_equal(cohort.df, index[mask].reset_index(drop=True))
     assert cohort.keys() == index[mask].SeriesInstanceUID.tolist()
-    assert cohort.nunique() == {n: c for n, c in index[mask].nunique().items()}
+    assert cohort.nunique() == index[mask].nunique().to_dict()
 
 
 def test_exact_text_finds_what_an_implicit_pattern_would_lose():
@@ -110,8 +110,8 @@ def test_everything_has_to_be_said():
     whole = open_idc(25)
     assert len(whole) == 1_044_191
     for act in (
-        lambda: whole.to_dask(),
-        lambda: whole.urls(),
+        whole.to_dask,
+        whole.urls,
         lambda: whole.to_manifest("x.s5cmd"),
         lambda: whole.materialize("x"),
     ):
@@ -152,7 +152,11 @@ def test_a_manifest_reads_back_as_the_same_cohort(tmp_path):
 
 
 def test_a_manifest_is_a_cohort_that_narrows(tmp_path):
-    path = open_idc(25).search(collection_id="rider_pilot").to_manifest(tmp_path / "c.s5cmd")
+    path = (
+        open_idc(25)
+        .search(collection_id="rider_pilot")
+        .to_manifest(tmp_path / "c.s5cmd")
+    )
     again = open_manifest(path)
     assert len(again.search(Modality="CT")) == 172
     assert again.search(Modality="CT").manifest() == CT.manifest()
@@ -221,7 +225,10 @@ def test_a_compressed_manifest_is_read(tmp_path):
 def test_a_cohort_writes_a_catalog_that_opens_as_the_same(tmp_path):
     cohort = (
         open_idc(24)
-        .search(collection_id="nlst", SeriesDescription=re.compile("chest|thorax", re.I))
+        .search(
+            collection_id="nlst",
+            SeriesDescription=re.compile("chest|thorax", re.IGNORECASE),
+        )
         .search(Modality=["CT", None])
         .query("series_size_MB < 50")
     )
@@ -233,7 +240,11 @@ def test_a_cohort_writes_a_catalog_that_opens_as_the_same(tmp_path):
 
 def test_a_manifest_cohort_writes_its_manifest_beside_the_catalog(tmp_path):
     path = CT.to_manifest(tmp_path / "a.s5cmd")
-    catalog = open_manifest(path).search(PatientID=CT.unique("PatientID")[0]).to_catalog(tmp_path / "b.yml")
+    catalog = (
+        open_manifest(path)
+        .search(PatientID=CT.unique("PatientID")[0])
+        .to_catalog(tmp_path / "b.yml")
+    )
     source = intake.open_catalog(catalog)["cohort"]
     assert source.cohort.unique("PatientID") == CT.unique("PatientID")[:1]
     assert source.idc_version == 25

@@ -275,7 +275,13 @@ def test_a_series_folder_stays_below_its_target(row):
 
 
 def test_the_longest_column_that_fits_is_meant():
-    columns = ["Modality", "SeriesInstanceUID", "collection_id", "PatientID", "StudyInstanceUID"]
+    columns = [
+        "Modality",
+        "SeriesInstanceUID",
+        "collection_id",
+        "PatientID",
+        "StudyInstanceUID",
+    ]
     assert template_columns(DIR_TEMPLATE, columns) == [
         "collection_id",
         "PatientID",

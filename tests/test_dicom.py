@@ -125,7 +125,13 @@ def test_a_dataset_is_as_heavy_as_it_looks():
 
 def test_values_are_plain():
     header = pydicom.dcmread(CT, stop_before_pixels=True)
-    keywords = ["Modality", "InstanceNumber", "PixelSpacing", "SliceThickness", "PatientName"]
+    keywords = [
+        "Modality",
+        "InstanceNumber",
+        "PixelSpacing",
+        "SliceThickness",
+        "PatientName",
+    ]
     row = dicom.values(header, [*keywords, "StudyDate", "EchoTime", "ImageType"])
     assert row["Modality"] == "CT"
     assert type(row["InstanceNumber"]) is int

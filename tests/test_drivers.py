@@ -90,8 +90,12 @@ HANDLED = {
     "pickled": lambda s, _: pickle.loads(pickle.dumps(s)),
     "written as YAML": reopened,
     "written, opened, called": lambda s, p: reopened(s, p)(engine="fsspec"),
-    "pickled twice": lambda s, _: pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(s)))),
-    "in a Dask worker": lambda s, _: dask.delayed(lambda x: x)(s).compute(scheduler="processes"),
+    "pickled twice": lambda s, _: pickle.loads(
+        pickle.dumps(pickle.loads(pickle.dumps(s)))
+    ),
+    "in a Dask worker": lambda s, _: dask.delayed(lambda x: x)(s).compute(
+        scheduler="processes"
+    ),
 }
 MADE = {
     "searched": lambda: CAT.idc(idc_version=OLD).search(**COHORT),
@@ -142,7 +146,10 @@ def test_current_is_a_number_in_every_written_form():
 
 def test_lists_stay_lists_and_numbers_numbers_through_yaml(tmp_path):
     source = IDCCohort(
-        24, collection_id=["nlst", "rider_pilot"], Modality=["CT", None], instanceCount=[1, 2]
+        24,
+        collection_id=["nlst", "rider_pilot"],
+        Modality=["CT", None],
+        instanceCount=[1, 2],
     )
     again = reopened(source, tmp_path)
     assert again.selection == source.selection
@@ -150,7 +157,9 @@ def test_lists_stay_lists_and_numbers_numbers_through_yaml(tmp_path):
 
 
 def test_patterns_and_sql_are_data_in_yaml(tmp_path):
-    source = CAT.idc.search(SeriesDescription=re.compile("chest", re.I)).query("series_size_MB < 5")
+    source = CAT.idc.search(SeriesDescription=re.compile("chest", re.IGNORECASE)).query(
+        "series_size_MB < 5"
+    )
     data = yaml.safe_load(source.yaml())["sources"][source.name]["args"]
     assert data["SeriesDescription"] == {"regex": "chest", "flags": ["IGNORECASE"]}
     assert data["query"] == ["series_size_MB < 5"]
@@ -158,10 +167,16 @@ def test_patterns_and_sql_are_data_in_yaml(tmp_path):
 
 
 def test_the_same_column_twice_is_and_not_instead(tmp_path):
-    source = CAT.idc.nlst.search(collection_id=["nlst", "rider_pilot"]).search(Modality="SM")
+    source = CAT.idc.nlst.search(collection_id=["nlst", "rider_pilot"]).search(
+        Modality="SM"
+    )
     assert len(source) == SERIES[25]
     assert len(reopened(source, tmp_path)) == SERIES[25]
-    narrowed = CAT.idc.search(Modality=["SM", "CT"]).search(Modality="SM").search(collection_id="nlst")
+    narrowed = (
+        CAT.idc.search(Modality=["SM", "CT"])
+        .search(Modality="SM")
+        .search(collection_id="nlst")
+    )
     assert len(narrowed) == SERIES[25]
 
 
@@ -243,7 +258,7 @@ def test_a_collection_that_the_release_lacks_is_no_entry():
     with pytest.raises(KeyError):
         CAT.idc["nslt"]
     with pytest.raises(AttributeError):
-        CAT.idc.nslt
+        _ = CAT.idc.nslt
     assert not hasattr(CAT.idc, "Foo")
     assert not hasattr(CAT.idc.nlst, "foo")
     assert "nlst" in CAT.idc
@@ -278,8 +293,12 @@ def test_names_from_a_table_are_never_run_as_templates(tmp_path):
     evil = "{{ ''.__class__.__mro__ }}"
     column = pa.array([evil, *index.column(at).to_pylist()[1:]], pa.large_string())
     for name in ("prior_versions_index", "version_metadata_index"):
-        (tmp_path / f"{name}.parquet").write_bytes((tables / f"{name}.parquet").read_bytes())
-    pq.write_table(index.set_column(at, "collection_id", column), tmp_path / "idc_index.parquet")
+        (tmp_path / f"{name}.parquet").write_bytes(
+            (tables / f"{name}.parquet").read_bytes()
+        )
+    pq.write_table(
+        index.set_column(at, "collection_id", column), tmp_path / "idc_index.parquet"
+    )
     catalog = intake.open_idc(tables=str(tmp_path))
     assert len(catalog[evil]) == 1
     assert catalog[evil].cohort.unique("collection_id") == [evil]

@@ -23,7 +23,10 @@ HEAVY = [
 
 def loaded_by(code: str) -> set[str]:
     """Run code in a fresh process, and give the heavy packages it loaded."""
-    report = f"\nimport sys, json\nprint(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+    report = (
+        "\nimport sys, json\n"
+        f"print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
+    )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code + report],
         capture_output=True,

@@ -32,8 +32,12 @@ def pieces(manifest, **bounds):
     out = []
     for piece in manifest.split(**bounds):
         for part in piece.parts():
-            last = part.instanceCount if part.last_instance is None else part.last_instance
-            out += [(part.crdc_series_uuid, i) for i in range(part.first_instance, last)]
+            last = (
+                part.instanceCount if part.last_instance is None else part.last_instance
+            )
+            out += [
+                (part.crdc_series_uuid, i) for i in range(part.first_instance, last)
+            ]
     return out
 
 
@@ -45,7 +49,9 @@ series = st.lists(
 
 
 @given(series, st.integers(1, 2_000_000), st.integers(1, 40))
-def test_every_instance_is_in_exactly_one_piece_in_order(series, max_bytes, max_instances):
+def test_every_instance_is_in_exactly_one_piece_in_order(
+    series, max_bytes, max_instances
+):
     counts, sizes = zip(*series, strict=True)
     manifest = manifest_of(counts, sizes)
     expected = [(f"u{i}", n) for i, count in enumerate(counts) for n in range(count)]
@@ -54,7 +60,9 @@ def test_every_instance_is_in_exactly_one_piece_in_order(series, max_bytes, max_
 
 
 @given(series, st.integers(1, 2_000_000), st.integers(1, 40))
-def test_no_piece_is_over_its_bounds_unless_it_is_one_instance(series, max_bytes, max_instances):
+def test_no_piece_is_over_its_bounds_unless_it_is_one_instance(
+    series, max_bytes, max_instances
+):
     counts, sizes = zip(*series, strict=True)
     for piece in manifest_of(counts, sizes).split(max_bytes, max_instances):
         assert piece.instances <= max_instances
@@ -64,7 +72,10 @@ def test_no_piece_is_over_its_bounds_unless_it_is_one_instance(series, max_bytes
 
 def test_small_series_share_a_piece_and_a_large_one_is_cut():
     manifest = manifest_of([1, 1, 100], [0.1, 0.1, 50.0])
-    sizes = [[(p.first_instance, p.last_instance) for p in m.parts()] for m in manifest.split(10**7)]
+    sizes = [
+        [(p.first_instance, p.last_instance) for p in m.parts()]
+        for m in manifest.split(10**7)
+    ]
     assert sizes[0][:2] == [(0, None), (0, None)]
     assert len(sizes) == 6
     assert sizes[-1] == [(80, 100)]

@@ -76,7 +76,9 @@ def test_rows_that_later_releases_superseded_say_so():
     )
     assert set(counts) == {"idc_index", "prior_versions_index"}
     assert sum(counts.values()) == 947_580
-    withdrawn = open_idc(17).search(PatientID="C3N-04457", row_source="published package")
+    withdrawn = open_idc(17).search(
+        PatientID="C3N-04457", row_source="published package"
+    )
     assert len(withdrawn) == 5
 
 
@@ -104,20 +106,25 @@ def test_a_release_that_nobody_knows_is_refused(version):
 
 
 def test_releases_stand_side_by_side():
-    sizes = {v: len(open_idc(v).search(collection_id="rider_pilot")) for v in (19, 25, 20)}
+    sizes = {
+        v: len(open_idc(v).search(collection_id="rider_pilot")) for v in (19, 25, 20)
+    }
     assert sizes == {19: 774, 25: 774, 20: 774}
 
 
 def test_a_newer_index_is_known_without_a_new_version_of_ours(tmp_path):
     folder = tmp_path / "index"
     shutil.copytree(sample_path() / "tables", folder)
-    versions = pa.table({"idc_version": [1, 2, 3], "version_timestamp": ["a", "b", "2027-01-01"]})
+    versions = pa.table(
+        {"idc_version": [1, 2, 3], "version_timestamp": ["a", "b", "2027-01-01"]}
+    )
     pq.write_table(versions, folder / "version_metadata_index.parquet")
     index = pq.read_table(folder / "idc_index.parquet")
     at = index.column_names.index("series_revised_idc_version")
     revised = pa.array([3, *index.column(at).to_pylist()[1:]], pa.int64())
     pq.write_table(
-        index.set_column(at, index.schema.field(at), revised), folder / "idc_index.parquet"
+        index.set_column(at, index.schema.field(at), revised),
+        folder / "idc_index.parquet",
     )
     assert open_release(tables=folder).idc_version == 3
     assert len(open_idc(3, tables=folder)) == index.num_rows
@@ -140,9 +147,9 @@ def test_an_attribute_column_that_is_new_is_taken_as_it_comes(tmp_path):
 
 def test_the_sample_shows_what_a_release_holds():
     assert open_idc(1, tables="sample").unique("collection_id") == [
+        "sample_ann",
         "sample_ct",
         "sample_mr",
-        "sample_sr",
     ]
     assert open_idc(2, tables="sample").unique("collection_id") == [
         "sample_ct",
@@ -248,11 +255,16 @@ def test_a_cohort_may_be_asked_from_many_threads():
     expected = (len(cohort), cohort.unique("Modality"))
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         for _ in range(3):
-            jobs = [pool.submit(lambda: (len(cohort), cohort.unique("Modality"))) for _ in range(8)]
+            jobs = [
+                pool.submit(lambda: (len(cohort), cohort.unique("Modality")))
+                for _ in range(8)
+            ]
             assert [job.result() for job in jobs] == [expected] * 8
 
 
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork")
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="no fork"
+)
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_process_opens_a_database_of_its_own():
     assert _count(25) == 774

@@ -12,6 +12,7 @@ from intake_idc.formats import check_problems, s5cmd
 from intake_idc.manifest import Manifest
 
 U = "11111111-2222-4333-8444-555555555555"
+DATA_RELEASE = "Imaging Data Commons Data Release Version"
 I = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"  # noqa: E741
 
 TAKEN = {
@@ -23,7 +24,7 @@ TAKEN = {
     "bare url of the API": f"s3://idc-open-data/{U}/*\n",
     "bare folder": f"s3://idc-open-data/{U}\n",
     "bq export header": f"f0_\ncp s3://idc-open-data/{U}/* .\n",
-    "idc-index junk header": f"study_manifest_cp_command\ncp s3://idc-open-data/{U}/*  .\n",
+    "idc-index junk": f"study_manifest_cp_command\ncp s3://idc-open-data/{U}/*  .\n",
     "two blanks": f"cp s3://idc-open-data/{U}/*  .\n",
     "tutorial destination": f"cp s3://idc-open-data/{U}/* /tmp/dicom_data/.\n",
     "sync": f"sync s3://idc-open-data/{U}/* .\n",
@@ -88,7 +89,9 @@ def test_a_repeated_line_is_taken_once_and_said():
     check_problems("x", lines.problems, taken=1)
 
 
-@pytest.mark.parametrize("data", [b"\xff\x00\xfe", b"cp \xe9", b"\x00" * 20, b"\xff\xfe\x00"])
+@pytest.mark.parametrize(
+    "data", [b"\xff\x00\xfe", b"cp \xe9", b"\x00" * 20, b"\xff\xfe\x00"]
+)
 def test_what_is_no_text_is_refused(data):
     with pytest.raises(ManifestError, match="UTF-8"):
         s5cmd.read(data)
@@ -97,12 +100,8 @@ def test_what_is_no_text_is_refused(data):
 @pytest.mark.parametrize(
     ("header", "versions"),
     [
-        ("# IDC Data Version(s): Imaging Data Commons Data Release Version 14.0 2023-05-04", [14]),
-        (
-            "# IDC Data Version(s): Imaging Data Commons Data Release Version 14.0 "
-            "2023-05-04; Imaging Data Commons Data Release Version 23.0 2025-11-06 ",
-            [14, 23],
-        ),
+        (f"# IDC Data Version(s): {DATA_RELEASE} 14.0 2023-05-04", [14]),
+        (f"# IDC Data Version(s): {DATA_RELEASE} 14.0; {DATA_RELEASE} 23.0 ", [14, 23]),
         ("# nothing", []),
     ],
 )
@@ -139,10 +138,14 @@ def test_any_bytes_are_read_or_refused_with_every_line_accounted_for(data):
     except ManifestError:
         return
     numbers = {p.line for p in lines.problems} | set(lines.numbers)
-    text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    text = data.decode(
+        "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    )
     for number, line in enumerate(text.splitlines(), 1):
         stripped = line.strip()
-        passed_over = not stripped or stripped.startswith("#") or stripped in s5cmd.HEADER_CELLS
+        passed_over = (
+            not stripped or stripped.startswith("#") or stripped in s5cmd.HEADER_CELLS
+        )
         assert (number in numbers) != passed_over
 
 
@@ -155,7 +158,12 @@ def test_google_buckets_are_written_for_google():
 
 def test_a_part_of_a_series_is_not_written():
     table = pa.table(
-        {"crdc_series_uuid": [U], "aws_bucket": ["b"], "first_instance": [1], "last_instance": [2]}
+        {
+            "crdc_series_uuid": [U],
+            "aws_bucket": ["b"],
+            "first_instance": [1],
+            "last_instance": [2],
+        }
     )
     with pytest.raises(RequestError, match="whole series"):
         "".join(s5cmd.write(Manifest(table, 25)))

@@ -29,7 +29,7 @@ from intake_idc.storage import (
 SAMPLE = resolve_mirror("sample")
 PARTS = list(open_idc(2, tables="sample").all().manifest().parts())
 CT = next(part for part in PARTS if part.instanceCount == 3)
-SECRET = "hunter2"  # noqa: S105
+SECRET = "hunter2"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,9 @@ def test_the_mirror_comes_from_argument_then_environment_then_aws(monkeypatch):
         ("aws", "STORAGE_EMULATOR_HOST", "127.0.0.1:3", None),
     ],
 )
-def test_endpoints_follow_the_stores_own_variables(monkeypatch, mirror, variable, value, endpoint):
+def test_endpoints_follow_the_stores_own_variables(
+    monkeypatch, mirror, variable, value, endpoint
+):
     monkeypatch.setenv(variable, value)
     assert resolve_mirror(mirror).endpoint_url == endpoint
     given = resolve_mirror(mirror, endpoint_url="http://127.0.0.1:9")
@@ -147,7 +149,9 @@ def test_a_listing_is_in_order_and_agrees_with_the_index():
     assert [i.key for i in found] == sorted(i.key for i in found)
     assert sum(i.size for i in found) == CT.size
     assert all(Path(i.url).stat().st_size == i.size for i in found)
-    assert all(i.key == f"{CT.crdc_series_uuid}/{i.crdc_instance_uuid}.dcm" for i in found)
+    assert all(
+        i.key == f"{CT.crdc_series_uuid}/{i.crdc_instance_uuid}.dcm" for i in found
+    )
 
 
 def test_a_part_of_a_series_is_a_run_of_its_keys():

@@ -70,18 +70,33 @@ PRIOR = pa.schema(
         ("max_idc_version", pa.int64()),
     ]
 )  # fmt: skip
+# The published tables have 32-bit strings inside structs, and only there.
+STRING = pa.string()
 LICENSE = pa.struct(
-    [(f"license_{name}", LARGE) for name in ("url", "long_name", "short_name")]
+    [(f"license_{name}", STRING) for name in ("url", "long_name", "short_name")]
 )
+PROVENANCE = pa.struct(
+    [
+        (name, STRING)
+        for name in (
+            "data_contributor", "source_data_provider", "deidentification_party",
+            "dicom_conversion_by",
+        )
+    ]
+)  # fmt: skip
 SOURCE = pa.struct(
     [
-        ("source_id", LARGE),
-        ("source_title", LARGE),
-        ("source_type", LARGE),
-        ("source_doi", LARGE),
-        ("source_url", LARGE),
+        ("source_id", STRING),
+        ("source_title", STRING),
+        ("source_type", STRING),
+        ("source_doi", STRING),
+        ("source_url", STRING),
+        ("modalities", STRING),
         ("license", LICENSE),
-        ("citation", LARGE),
+        ("citation", STRING),
+        ("provenance", PROVENANCE),
+        ("Access", STRING),
+        ("ImageTypes", STRING),
     ]
 )
 COLLECTIONS = pa.schema(
@@ -100,6 +115,26 @@ COLLECTIONS = pa.schema(
         ("description", LARGE),
     ]
 )
+ANALYSES = pa.schema(
+    [
+        *(
+            (name, LARGE)
+            for name in (
+                "analysis_result_id", "analysis_result_title", "source_DOI",
+                "source_url",
+            )
+        ),
+        ("subjects", pa.int64()),
+        *(
+            (name, LARGE)
+            for name in (
+                "collections", "modalities", "updated", "license_url",
+                "license_long_name", "license_short_name", "description", "citation",
+            )
+        ),
+        ("provenance", PROVENANCE),
+    ]
+)  # fmt: skip
 VERSIONS = pa.schema([("idc_version", pa.int64()), ("version_timestamp", LARGE)])
 
 HEADER = (
@@ -163,8 +198,11 @@ def members(
             if path.parent.name == uid:
                 held.append((path, header))
     if len(held) != len(series["files"]):
-        msg = f"{series['collection_id']}: {len(held)} of {len(series['files'])} objects"
-        raise SystemExit(msg)
+        count = f"{len(held)} of {len(series['files'])}"
+        raise SystemExit(f"{series['collection_id']}: {count} objects")
+    for path, header in held:
+        if path.stem != instance_uuid(header.SOPInstanceUID):
+            raise SystemExit(f"{path}: not the uuid of its SOPInstanceUID")
     held.sort(key=lambda item: item[0].name)
     return held[0][0].parent.name, held
 
@@ -233,9 +271,10 @@ def prior_row(row: dict[str, Any], series: dict[str, Any]) -> dict[str, Any]:
 
 
 def collection_row(
-    spec: dict[str, Any], collection: dict[str, Any], patients: set[str]
+    spec: dict[str, Any], collection: dict[str, Any], rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Make the collections_index row of a collection."""
+    """Make the collections_index row of a collection from those of its series."""
+    modalities = ", ".join(sorted({row["Modality"] for row in rows}))
     source = spec["sources"][collection["source"]]
     long_name, url = LICENSES[source["license"]]
     described = {
@@ -244,6 +283,7 @@ def collection_row(
         "source_type": "original_data",
         "source_doi": None,
         "source_url": source["repository"],
+        "modalities": modalities,
         "license": {
             "license_url": url,
             "license_long_name": long_name,
@@ -251,10 +291,12 @@ def collection_row(
         },
         "citation": f"{source['authors']}. {source['title']}. {source['repository']}, "
         f"commit {source['commit']}.",
+        "Access": "Public",
+        "ImageTypes": modalities,
     }
     return {
         **{name: collection[name] for name in COLLECTIONS.names if name in collection},
-        "subjects": len(patients),
+        "subjects": len({row["PatientID"] for row in rows}),
         "sources": [described],
         "status": "Complete",
         "updated": spec["releases"][-1]["date"],
@@ -266,20 +308,24 @@ def write_tables(spec: dict[str, Any]) -> None:
     by_digest = objects()
     newest = spec["releases"][-1]["idc_version"]
     current, prior = [], []
-    patients: dict[str, set[str]] = {}
+    owned: dict[str, list[dict[str, Any]]] = {}
+    stray = {path for found in by_digest.values() for path, _ in found}
     for series in spec["series"]:
         uid, held = members(series, by_digest)
         row = index_row(spec, series, uid, held)
-        patients.setdefault(series["collection_id"], set()).add(row["PatientID"])
+        stray -= {path for path, _ in held}
+        owned.setdefault(series["collection_id"], []).append(row)
         if series["last_release"] == newest:
             current.append(row)
         else:
             prior.append(prior_row(row, series))
+    if stray:
+        raise SystemExit(f"in no series: {', '.join(map(str, sorted(stray)))}")
     order = ("collection_id", "PatientID", "StudyInstanceUID", "SeriesInstanceUID")
     for rows in (current, prior):
         rows.sort(key=lambda row: [row[name] or "" for name in order])
     collections = [
-        collection_row(spec, collection, patients[collection["collection_id"]])
+        collection_row(spec, collection, owned[collection["collection_id"]])
         for collection in spec["collections"]
     ]
     versions = [
@@ -292,6 +338,7 @@ def write_tables(spec: dict[str, Any]) -> None:
         ("idc_index", INDEX, current),
         ("prior_versions_index", PRIOR, prior),
         ("collections_index", COLLECTIONS, collections),
+        ("analysis_results_index", ANALYSES, []),
         ("version_metadata_index", VERSIONS, versions),
     ):
         table = pa.Table.from_pylist(rows, schema=schema)
@@ -303,9 +350,11 @@ def write_licenses(spec: dict[str, Any]) -> None:
     lines = [
         "# Sources and licences of the sample",
         "",
-        "The DICOM files in `bucket/` are unaltered files of public repositories. A "
-        "file is named here by its path in its repository, and by the SHA-256 of its "
-        "bytes.",
+        (
+            "The DICOM files in `bucket/` are unaltered files of public repositories. "
+            "A file is named here by its path in its repository, and by the SHA-256 of "
+            "its bytes."
+        ),
         "",
     ]
     for key, source in spec["sources"].items():

@@ -140,7 +140,9 @@ def _source(number: int, line: str, words: list[str], lines: Lines) -> str | Non
         return words[0]
     if not words or words[0] not in VERBS:
         verb = words[0] if words else ""
-        lines.reject(number, line, f"verb {verb!r} is not cp or sync, and is not obeyed")
+        lines.reject(
+            number, line, f"verb {verb!r} is not cp or sync, and is not obeyed"
+        )
         return None
     rest = iter(words[1:])
     paths = []
@@ -189,8 +191,7 @@ def write(
     yield "# then run the following command:\n"
     yield f"# s5cmd --no-sign-request --endpoint-url {ENDPOINTS[mirror]} run {name}\n"
     yield (
-        "# IDC Data Version(s): Imaging Data Commons Data Release Version "
-        f"{release}\n"
+        f"# IDC Data Version(s): Imaging Data Commons Data Release Version {release}\n"
     )
     yield f"# Total records found: {len(manifest)}\n"
     for part in manifest.parts():

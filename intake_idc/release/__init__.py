@@ -53,6 +53,7 @@ __all__ = [
     "sample_path",
 ]
 
+
 class Release(Rows):
     """One IDC release: a number, and the tables that say what it holds.
 
@@ -160,9 +161,7 @@ class Release(Rows):
             tables={"asked": asked},
         )
 
-    def index_table(
-        self, table: str, columns: Sequence[str] | None = None
-    ) -> pa.Table:
+    def index_table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Read one index table (None: every column).
 
         ``idc_index`` is that of this release; the others are those of the source.

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from intake_idc.errors import IntegrityError, StorageError, TableNotFound
 from intake_idc.release.facts import exceptions
-
 from intake_idc.release.tables import Tables
 
 if TYPE_CHECKING:
@@ -263,10 +262,11 @@ class Database:
         newest = self.newest
         revised = "series_revised_idc_version"
         first = revised if revised in self.columns else newest
-        parts = [
+        current = (
             f"SELECT *, 'idc_index' AS row_source, {first} AS first_idc_version, "
             f"{newest} AS last_idc_version FROM {self.scan('idc_index')}"
-        ]
+        )
+        parts = [current]
         if self.tables.has("prior_versions_index"):
             parts.append(
                 f"SELECT *, {revised} AS first_idc_version "

@@ -147,9 +147,7 @@ def _sureness(version: int, oldest: int, tally: _Tally) -> Sureness:
     return "survivors only" if version < oldest else "rebuilt"
 
 
-def _info(
-    db: Database, version: int, tally: _Tally, sureness: Sureness
-) -> ReleaseInfo:
+def _info(db: Database, version: int, tally: _Tally, sureness: Sureness) -> ReleaseInfo:
     return ReleaseInfo(
         version,
         db.dates.get(version),

@@ -142,7 +142,9 @@ class _Obstore:
             if start == 0 and stop is None:
                 return bytes(obstore.get(self._store, key).bytes())
             options: Any = (
-                {"range": {"offset": start}} if stop is None else {"range": (start, stop)}
+                {"range": {"offset": start}}
+                if stop is None
+                else {"range": (start, stop)}
             )
             return bytes(obstore.get(self._store, key, options=options).bytes())
 
@@ -155,11 +157,13 @@ class _Obstore:
 
 
 class _Fsspec:
-    """Any place that fsspec reads; its asynchronous file systems batch by themselves."""
+    """Any place that fsspec reads."""
 
     def __init__(self, mirror: Mirror, root: str) -> None:
         self._filesystem = filesystem(mirror)
-        self._root = str(self._filesystem._strip_protocol(root)).rstrip("/")
+        # Called "private" and documented for whoever uses a file system by URL.
+        strip = self._filesystem._strip_protocol  # noqa: SLF001
+        self._root = str(strip(root)).rstrip("/")
 
     def list(self, prefix: str) -> list[Stored]:
         folder = f"{self._root}/{prefix}".rstrip("/")
@@ -183,9 +187,12 @@ class _Fsspec:
 
     def stream(self, key: str) -> Iterator[bytes]:
         path = f"{self._root}/{key}"
-        with _translated(path), self._filesystem.open(
-            path, "rb", block_size=8 * CHUNK, cache_type="readahead"
-        ) as file:
+        with (
+            _translated(path),
+            self._filesystem.open(
+                path, "rb", block_size=8 * CHUNK, cache_type="readahead"
+            ) as file,
+        ):
             while chunk := file.read(CHUNK):
                 yield chunk
 

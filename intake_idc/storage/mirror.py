@@ -29,7 +29,7 @@ _ENDPOINT_VARIABLES = {
 """Environment variables that the stores' own tools read for an endpoint."""
 
 _SECRETS = re.compile(
-    r"key|secret|token|passw|credential|sas|signature|auth|cookie|bearer", re.I
+    r"key|secret|token|passw|credential|sas|signature|auth|cookie|bearer", re.IGNORECASE
 )
 _NO_SECRETS = {"token": ("anon",)}
 

@@ -1,31 +1,27 @@
-"""A cohort: a selection on a release, and every verb on it.
-
-A cohort is lazy. It knows its release by number and its conditions as data, so it
-can be chained, pickled, sent to a worker and written to a catalog without asking
-the index anything; names and values are checked when it is first used.
-"""
+"""The class `Cohort`."""
 
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from intake_idc import display
+from intake_idc.cohort import writing
+from intake_idc.cohort.difference import compare
 from intake_idc.errors import EmptySelection, RequestError
-from intake_idc.release import FixedRows, Release, open_release
+from intake_idc.release import MANIFEST_COLUMNS, FixedRows, Release, open_release
 from intake_idc.selection import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
     import pyarrow as pa
     from fsspec.callbacks import Callback
 
+    from intake_idc.cohort.difference import Difference
     from intake_idc.formats import Problem
     from intake_idc.lazy import InstanceBag
     from intake_idc.manifest import Manifest
@@ -33,7 +29,7 @@ if TYPE_CHECKING:
     from intake_idc.storage import EngineName, Mirror
     from intake_idc.transfer import Report, Verification
 
-__all__ = ["Cohort", "Difference", "open_idc", "open_manifest"]
+__all__ = ["Cohort"]
 
 _COUNTS = {
     "series": "count(*)",
@@ -50,42 +46,6 @@ _COUNTED = (
     "collection_id",
     "series_size_MB",
 )
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How a cohort differs between two releases; every list is sorted."""
-
-    old: int
-    """The older release."""
-    new: int
-    """The newer release."""
-    added: tuple[str, ...]
-    """SeriesInstanceUIDs that only the newer release has."""
-    removed: tuple[str, ...]
-    """SeriesInstanceUIDs that only the older release has."""
-    revised: tuple[str, ...]
-    """SeriesInstanceUIDs that both have, with other bytes (another uuid)."""
-    unchanged: int
-    """Number of series that are the same bytes in both."""
-
-    def __bool__(self) -> bool:
-        return bool(self.added or self.removed or self.revised)
-
-    def _items(self) -> list[tuple[str, object]]:
-        names = ("added", "removed", "revised")
-        counted: list[tuple[str, object]] = [
-            (name, f"{len(getattr(self, name)):,}") for name in names
-        ]
-        return [*counted, ("unchanged", f"{self.unchanged:,}")]
-
-    def __str__(self) -> str:
-        return display.pairs(f"From release {self.old} to {self.new}", self._items())
-
-    def _repr_html_(self) -> str:
-        return display.pairs_html(
-            f"From release {self.old} to {self.new}", self._items()
-        )
 
 
 class Cohort:
@@ -325,8 +285,6 @@ class Cohort:
             Columns to carry; those that name, size and check a series are always
             among them.
         """
-        from intake_idc.release import MANIFEST_COLUMNS
-
         return self.rows.manifest(self.selection, columns or MANIFEST_COLUMNS)
 
     def diff(self, idc_version: int) -> Difference:
@@ -345,17 +303,7 @@ class Cohort:
             )
             sides[release.idc_version] = dict(found)
         old, new = sorted([self.idc_version, idc_version])
-        before, after = sides[old], sides[new]
-        both = before.keys() & after.keys()
-        revised = {uid for uid in both if before[uid] != after[uid]}
-        return Difference(
-            old,
-            new,
-            added=tuple(sorted(after.keys() - before.keys())),
-            removed=tuple(sorted(before.keys() - after.keys())),
-            revised=tuple(sorted(revised)),
-            unchanged=len(both) - len(revised),
-        )
+        return compare(old, sides[old], new, sides[new])
 
     # Reading.
 
@@ -406,9 +354,7 @@ class Cohort:
             self._reading_manifest(), self._mirror(mirror), keywords
         )
 
-    def urls(
-        self, mirror: str | os.PathLike[str] | Mirror | None = None
-    ) -> list[str]:
+    def urls(self, mirror: str | os.PathLike[str] | Mirror | None = None) -> list[str]:
         """Give the URL of every series' folder, in the order of `keys`."""
         place = self._mirror(mirror)
         return [place.series_url(part) for part in self._reading_manifest().parts()]
@@ -518,14 +464,9 @@ class Cohort:
         RequestError
             The mirror is neither "aws" nor "gcs".
         """
-        from intake_idc.formats import s5cmd
-
         target = Path(path)
         date = self.rows.date if isinstance(self.rows, Release) else None
-        lines = s5cmd.write(
-            self._reading_manifest(), target.name, mirror=mirror, date=date
-        )
-        _write_whole(target, "".join(lines))
+        writing.write_manifest(target, self._reading_manifest(), mirror, date)
         return target
 
     def to_table(self, path: str | os.PathLike[str]) -> Path:
@@ -536,16 +477,8 @@ class Cohort:
         RequestError
             The name ends in neither.
         """
-        from pyarrow import csv, parquet
-
         target = Path(path)
-        writers = {".csv": csv.write_csv, ".parquet": parquet.write_table}
-        if target.suffix not in writers:
-            msg = f"a table ends in .csv or .parquet; got {target.name!r}"
-            raise RequestError(msg)
-        table = self.table
-        with _beside(target) as part:
-            writers[target.suffix](table, part)
+        writing.write_table(target, self.table)
         return target
 
     def to_catalog(self, path: str | os.PathLike[str], name: str = "cohort") -> Path:
@@ -557,12 +490,10 @@ class Cohort:
         Raises
         ------
         RequestError
-            A value holds template signs, which Intake would evaluate; or the
-            cohort reads from a place that no catalog can describe.
+            A value holds template signs, which Intake would evaluate.
         """
-        import yaml
-
         target = Path(path)
+        arguments: dict[str, Any]
         if isinstance(self.rows, FixedRows):
             beside = self.to_manifest(target.with_suffix(".s5cmd"))
             driver = "idc_manifest"
@@ -570,23 +501,15 @@ class Cohort:
         else:
             driver = "idc_cohort"
             arguments = self.selection.to_arguments()
-            _refuse_templates(arguments)
             if self.release.spec is not None:
                 arguments["tables"] = self.release.spec
+            writing.refuse_templates(arguments)
         arguments["idc_version"] = self.idc_version
         if self.mirror is not None:
             arguments |= self.mirror.to_arguments()
-        entry = {
-            "driver": driver,
-            "description": f"{self.selection}, IDC release {self.idc_version}",
-            "args": arguments,
-        }
-        catalog = {
-            "metadata": {"version": 1, "idc_version": self.idc_version},
-            "plugins": {"source": [{"module": "intake_idc"}]},
-            "sources": {name: entry},
-        }
-        _write_whole(target, yaml.safe_dump(catalog, sort_keys=False))
+        description = f"{self.selection}, IDC release {self.idc_version}"
+        writing.refuse_templates(description)
+        writing.write_catalog(target, name, driver, arguments, description)
         return target
 
     # Showing.
@@ -594,7 +517,8 @@ class Cohort:
     def _items(self) -> list[tuple[str, object]]:
         counts = self.counts()
         licenses = ", ".join(
-            f"{name or 'unknown'} ({count:,})" for name, count in self.licenses().items()
+            f"{name or 'unknown'} ({count:,})"
+            for name, count in self.licenses().items()
         )
         counted: list[tuple[str, object]] = [
             (name, f"{counts[name]:,}")
@@ -644,167 +568,9 @@ def _rebuild(
     rows: Release | FixedRows,
     selection: Selection,
     mirror: Mirror | None,
-    everything: bool,  # noqa: FBT001
+    everything: bool,
     problems: tuple[Problem, ...],
 ) -> Cohort:
     return Cohort(
         rows, selection, mirror=mirror, everything=everything, problems=problems
-    )
-
-
-def _refuse_templates(value: Any) -> None:
-    """Refuse what Intake would run through its template engine."""
-    if isinstance(value, str) and ("{{" in value or "{%" in value):
-        msg = (
-            f"{value!r} holds template signs, which Intake evaluates when it opens "
-            "a catalog; write such a cohort as a manifest"
-        )
-        raise RequestError(msg)
-    if isinstance(value, dict):
-        value = [*value, *value.values()]
-    for item in value if isinstance(value, list) else ():
-        _refuse_templates(item)
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """Give a file beside a path, which takes its place when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    with _beside(path) as part:
-        part.write_bytes(text.encode())
-
-
-def open_idc(
-    idc_version: int | Literal["current"] = "current",
-    *,
-    tables: str | os.PathLike[str] | None = None,
-    digest: Mapping[str, str] | str | None = None,
-    mirror: str | os.PathLike[str] | Mirror | None = None,
-) -> Cohort:
-    """Open a release as a cohort to narrow with `Cohort.search`.
-
-    Parameters
-    ----------
-    idc_version : int or "current"
-        The release; "current" is resolved at once to a number.
-    tables, digest
-        Where the index tables are; see `open_release`.
-    mirror : str, path or Mirror, optional
-        Where the objects are read: "aws", "gcs", a folder, a URL. The embedded
-        sample is its own mirror.
-
-    Examples
-    --------
-    >>> ct = open_idc(25).search(collection_id="rider_pilot", Modality="CT")
-    >>> len(ct)
-    172
-    """
-    from intake_idc.storage import resolve_mirror
-
-    release = open_release(idc_version, tables, digest)
-    if mirror is None and release.spec == "sample":
-        mirror = "sample"
-    return Cohort(release, mirror=None if mirror is None else resolve_mirror(mirror))
-
-
-def open_manifest(
-    path: str | os.PathLike[str],
-    *,
-    idc_version: int | Literal["current"] | None = None,
-    tables: str | os.PathLike[str] | None = None,
-    mirror: str | os.PathLike[str] | Mirror | None = None,
-    problems: Literal["raise", "report"] = "raise",
-) -> Cohort:
-    """Open an s5cmd manifest as a cohort of exactly its series, in its order.
-
-    A series is found by its uuid in whichever release holds it, and read from the
-    bucket where it lies today, whatever bucket the manifest names.
-
-    Parameters
-    ----------
-    path : str or path
-        A file, or a URL that fsspec reads.
-    idc_version : int or "current", optional
-        The release that the cohort belongs to. By default the one that the
-        manifest's header names, else the current one.
-    tables, mirror
-        As in `open_idc`.
-    problems : "raise" or "report"
-        What to do with lines that give no series: refuse the manifest, or go on
-        without them. Either way `Cohort.problems` has what was remarked.
-
-    Raises
-    ------
-    ManifestError
-        Lines cannot be used; every one is in ``problems``.
-    StorageError
-        The file cannot be read.
-    """
-    import fsspec
-
-    from intake_idc.errors import StorageError
-    from intake_idc.formats import check_problems, s5cmd
-    from intake_idc.manifest import Manifest
-
-    if problems not in ("raise", "report"):
-        msg = f"problems is 'raise' or 'report'; got {problems!r}"
-        raise RequestError(msg)
-    name = os.fspath(path)
-    try:
-        with fsspec.open(name, "rb", compression="infer") as file:
-            lines = s5cmd.read(file.read())
-    except OSError as error:
-        msg = f"the manifest {name} cannot be read: {error}"
-        raise StorageError(msg, path=name) from error
-    if idc_version is None:
-        idc_version = max(lines.idc_versions, default="current")
-    release = open_release(idc_version, tables)
-    found = release.resolve(lines.uuids)
-    known = found.column("position").to_pylist()
-    for position in sorted(set(range(len(lines.uuids))) - set(known)):
-        lines.reject(
-            lines.numbers[position],
-            lines.texts[position],
-            f"no release in {release.source} holds this series",
-        )
-    bounds = zip(
-        known,
-        found.column("first_idc_version").to_pylist(),
-        found.column("last_idc_version").to_pylist(),
-        strict=True,
-    )
-    for position, first, last in bounds:
-        if not first <= release.idc_version <= last:
-            lines.remark(
-                lines.numbers[position],
-                lines.texts[position],
-                f"belongs to releases {first} to {last}, not {release.idc_version}; "
-                "its own bytes are taken",
-            )
-    lines.problems.sort(key=lambda problem: problem.line)
-    if problems == "raise":
-        check_problems(name, lines.problems, taken=len(known))
-    if not known:
-        msg = f"the manifest {name} names no series"
-        raise EmptySelection(msg, name=name)
-    columns = ["position", "first_idc_version", "last_idc_version"]
-    table = found.drop_columns(columns)
-    rows = FixedRows(Manifest(table, release.idc_version, name))
-    if mirror is None and release.spec == "sample":
-        mirror = "sample"
-    from intake_idc.storage import resolve_mirror
-
-    return Cohort(
-        rows,
-        mirror=None if mirror is None else resolve_mirror(mirror),
-        problems=lines.problems,
     )

@@ -1,0 +1,14 @@
+"""A cohort: a selection on a release, and every verb on it.
+
+A cohort is lazy. It knows its release by number and its conditions as data, so it
+can be chained, pickled, sent to a worker and written to a catalog without asking
+the index anything; names and values are checked when it is first used.
+"""
+
+from __future__ import annotations
+
+from intake_idc.cohort.cohort import Cohort
+from intake_idc.cohort.difference import Difference
+from intake_idc.cohort.opening import open_idc, open_manifest
+
+__all__ = ["Cohort", "Difference", "open_idc", "open_manifest"]

@@ -1,0 +1,381 @@
+"""The sources: a cohort, a manifest, an index table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from intake.source.base import Schema
+
+from intake_idc.cohort import Cohort, open_idc, open_manifest
+from intake_idc.drivers.pinned import Pinned, Version
+from intake_idc.errors import RequestError
+from intake_idc.release import open_release
+from intake_idc.selection import Selection
+from intake_idc.storage import resolve_mirror
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from intake_idc.storage import EngineName
+
+__all__ = ["IDCCohort", "IDCManifest", "IDCTable"]
+
+_COHORT_VERBS = frozenset(
+    {
+        "columns",
+        "counts",
+        "df",
+        "diff",
+        "header_rows",
+        "keys",
+        "licenses",
+        "manifest",
+        "materialize",
+        "nunique",
+        "plan",
+        "problems",
+        "release",
+        "selection",
+        "size",
+        "table",
+        "to_catalog",
+        "to_manifest",
+        "unique",
+        "urls",
+        "verify",
+    }
+)
+"""What a source hands on to its `Cohort`."""
+
+
+class _CohortSource(Pinned):
+    """A source that is a cohort: the objects of its series are its data."""
+
+    container = "python"
+    partition_access = True
+
+    def __init__(
+        self,
+        *,
+        mirror: str | None = None,
+        endpoint_url: str | None = None,
+        engine: EngineName | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(metadata=dict(metadata or {}))
+        self._mirror = mirror
+        self._reading = {
+            "endpoint_url": endpoint_url,
+            "engine": engine,
+            "storage_options": storage_options,
+        }
+        if mirror is not None or any(self._reading.values()):
+            # A secret or a misspelt engine is refused here, not on a worker.
+            resolve_mirror(mirror, **self._reading)  # type: ignore[arg-type]
+
+    @property
+    def cohort(self) -> Cohort:
+        """The cohort itself, free of Intake."""
+        raise NotImplementedError
+
+    def _placed(self, cohort: Cohort) -> Cohort:
+        if self._mirror is None and not any(self._reading.values()):
+            return cohort
+        return cohort.reading_from(
+            self._mirror if self._mirror is not None else cohort.mirror,
+            **self._reading,  # type: ignore[arg-type]
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _COHORT_VERBS:
+            return getattr(self.cohort, name)
+        msg = f"{type(self).__name__!r} object has no attribute {name!r}"
+        raise AttributeError(msg)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *_COHORT_VERBS})
+
+    def __len__(self) -> int:
+        return len(self.cohort)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"<{type(self).name}: {self.cohort!r}>"
+
+    def _repr_html_(self) -> str:
+        return self.cohort._repr_html_()
+
+    # IPython prefers this to HTML, and Intake's prints YAML.
+    _ipython_display_ = None
+
+    # Intake's verbs.
+
+    def _get_schema(self) -> Schema:
+        """Describe the data without reading an object: series, partitions, counts."""
+        counts = self.cohort.counts()
+        return Schema(
+            dtype=None,
+            shape=(counts["series"],),
+            npartitions=self.to_dask().npartitions if counts["series"] else 0,
+            extra_metadata={"idc_version": self.idc_version, **counts},
+        )
+
+    def to_dask(self, **options: Any) -> Any:
+        """Give a Dask bag of `pydicom.Dataset`; see `Cohort.to_dask`."""
+        return self.cohort.to_dask(**options)
+
+    def read(self) -> list[Any]:
+        """Read every object into memory, as a list of `pydicom.Dataset`."""
+        return list(self.to_dask().compute())
+
+    def read_partition(self, i: int) -> list[Any]:
+        """Read one partition, as a list of `pydicom.Dataset`.
+
+        Raises
+        ------
+        IndexError
+            There is no such partition.
+        """
+        bag = self.to_dask()
+        if not 0 <= i < bag.npartitions:
+            msg = f"partition {i} of {bag.npartitions}"
+            raise IndexError(msg)
+        return list(bag.to_delayed()[i].compute())
+
+    def read_chunked(self) -> Iterator[list[Any]]:
+        """Read partition after partition."""
+        for part in self.to_dask().to_delayed():
+            yield list(part.compute())
+
+
+class IDCCohort(_CohortSource):
+    """Driver ``idc_cohort``: series of one release, selected by columns.
+
+    Parameters
+    ----------
+    idc_version : int or "current"
+        The release.
+    tables, digest
+        Where the index tables are; see `open_release`.
+    mirror, endpoint_url, engine, storage_options
+        Where the objects are read; see `resolve_mirror`.
+    query : str or list of str, optional
+        SQL conditions.
+    selection : dict, optional
+        Conditions as data; see `Selection.to_dict`.
+    **columns
+        Conditions by column; see `Cohort.search`. In YAML, a regular expression is
+        ``{regex: "chest", flags: [IGNORECASE]}``.
+    """
+
+    name = "idc_cohort"
+
+    def __init__(
+        self,
+        idc_version: Version = "current",
+        *,
+        tables: str | None = None,
+        digest: str | Mapping[str, str] | None = None,
+        mirror: str | None = None,
+        endpoint_url: str | None = None,
+        engine: EngineName | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        query: str | list[str] | None = None,
+        selection: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        **columns: Any,
+    ) -> None:
+        super().__init__(
+            mirror=mirror,
+            endpoint_url=endpoint_url,
+            engine=engine,
+            storage_options=storage_options,
+            metadata=metadata,
+        )
+        chosen = Selection.from_dict(selection or {})
+        if columns:
+            chosen = chosen.where(columns)
+        for condition in [query] if isinstance(query, str) else query or ():
+            chosen = chosen.query(condition)
+        release = open_release(idc_version, tables, digest)
+        self.idc_version = release.idc_version
+        self._digest, self._tables, self._chosen = digest, tables, chosen
+        for column in columns:
+            del self._captured_init_kwargs[column]
+        for spent in ("query", "selection"):
+            self._captured_init_kwargs.pop(spent, None)
+        # Conditions are kept in one form, as data: a compiled expression has no
+        # place in YAML.
+        self._pin(idc_version=self.idc_version, **chosen.to_arguments())
+
+    @cached_property
+    def cohort(self) -> Cohort:
+        """The cohort itself, free of Intake."""
+        whole = open_idc(self.idc_version, tables=self._tables, digest=self._digest)
+        return self._placed(Cohort(whole.rows, self._chosen, mirror=whole.mirror))
+
+    def search(self, **columns: Any) -> IDCCohort:
+        """Narrow by columns; see `Cohort.search`."""
+        return self._narrowed(self._chosen.where(columns))
+
+    def query(self, condition: str) -> IDCCohort:
+        """Narrow by one SQL condition; see `Cohort.query`."""
+        return self._narrowed(self._chosen.query(condition))
+
+    def at(self, idc_version: int) -> IDCCohort:
+        """Ask another release the same."""
+        moved: IDCCohort = self.configure_new(idc_version=idc_version)
+        return moved
+
+    def _narrowed(self, selection: Selection) -> IDCCohort:
+        kept = {
+            key: value
+            for key, value in self._captured_init_kwargs.items()
+            if key not in self._chosen.to_arguments()
+        }
+        narrowed = IDCCohort(**{**kept, **selection.to_arguments()})
+        narrowed.name, narrowed.description = self.name, self.description
+        return narrowed
+
+
+class IDCManifest(_CohortSource):
+    """Driver ``idc_manifest``: the series that an s5cmd manifest names.
+
+    Parameters
+    ----------
+    urlpath : str
+        A file, or a URL that fsspec reads.
+    idc_version : int or "current", optional
+        The release that the cohort belongs to; by default the one that the
+        manifest's header names, else the current one.
+    problems : "raise" or "report"
+        What to do with lines that give no series; see `open_manifest`.
+    tables, mirror, endpoint_url, engine, storage_options
+        As for `IDCCohort`.
+    """
+
+    name = "idc_manifest"
+
+    def __init__(
+        self,
+        urlpath: str | None = None,
+        idc_version: Version | None = None,
+        *,
+        problems: Literal["raise", "report"] = "raise",
+        tables: str | None = None,
+        mirror: str | None = None,
+        endpoint_url: str | None = None,
+        engine: EngineName | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            mirror=mirror,
+            endpoint_url=endpoint_url,
+            engine=engine,
+            storage_options=storage_options,
+            metadata=metadata,
+        )
+        if urlpath is None:
+            msg = "an idc_manifest needs the path of a manifest (urlpath)"
+            raise RequestError(msg)
+        self._path, self._tables, self._problems = str(urlpath), tables, problems
+        if idc_version is None:
+            idc_version = self._opened(None).idc_version
+        self.idc_version = open_release(idc_version, tables).idc_version
+        self._pin(urlpath=self._path, idc_version=self.idc_version)
+
+    def _opened(self, idc_version: int | None) -> Cohort:
+        return open_manifest(
+            self._path,
+            idc_version=idc_version,
+            tables=self._tables,
+            problems=self._problems,
+        )
+
+    @cached_property
+    def cohort(self) -> Cohort:
+        """The cohort itself, free of Intake."""
+        return self._placed(self._opened(self.idc_version))
+
+    def search(self, **columns: Any) -> Cohort:
+        """Narrow by columns; see `Cohort.search`."""
+        return self.cohort.search(**columns)
+
+    def query(self, condition: str) -> Cohort:
+        """Narrow by one SQL condition; see `Cohort.query`."""
+        return self.cohort.query(condition)
+
+
+class IDCTable(Pinned):
+    """Driver ``idc_table``: one index table of a release, as a data frame.
+
+    Parameters
+    ----------
+    table : str
+        Name of the table, such as ``idc_index`` or ``collections_index``.
+    idc_version : int or "current"
+        The release. ``idc_index`` is that of the release; the other tables are
+        those of the source.
+    tables, digest
+        Where the index tables are; see `open_release`.
+    columns : list of str, optional
+        Columns to keep.
+    """
+
+    name = "idc_table"
+    container = "dataframe"
+    partition_access = True
+
+    def __init__(
+        self,
+        table: str = "idc_index",
+        idc_version: Version = "current",
+        *,
+        tables: str | None = None,
+        digest: str | Mapping[str, str] | None = None,
+        columns: list[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(metadata=dict(metadata or {}))
+        self.release = open_release(idc_version, tables, digest)
+        self.idc_version = self.release.idc_version
+        self.table_name, self._columns = table, columns
+        self._pin(table=table, idc_version=self.idc_version)
+
+    @property
+    def table(self) -> Any:
+        """The table, as a `pyarrow.Table`."""
+        return self.release.index_table(self.table_name, self._columns)
+
+    def _get_schema(self) -> Schema:
+        """Describe the table: column types and shape."""
+        table = self.table
+        return Schema(
+            dtype={field.name: str(field.type) for field in table.schema},
+            shape=table.shape,
+            npartitions=1,
+            extra_metadata={"idc_version": self.idc_version},
+        )
+
+    def read(self) -> pd.DataFrame:
+        """Read the table as a pandas data frame."""
+        return self.table.to_pandas()
+
+    def read_partition(self, i: int) -> pd.DataFrame:
+        """Read the table, which is one partition."""
+        if i != 0:
+            msg = f"partition {i} of 1"
+            raise IndexError(msg)
+        return self.read()
+
+    def to_dask(self) -> Any:
+        """Give the table as a `dask.dataframe.DataFrame`."""
+        from intake_idc import lazy
+
+        return lazy.frame(self.table)
