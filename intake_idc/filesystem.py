@@ -631,19 +631,19 @@ class IDCFileSystem(AsyncFileSystem):
         return _AsyncFile(self, info["name"], mode, **options)
 
     # Writing: nothing does. fsspec's own would pass over some of these in silence.
+    # fsspec makes the methods without the underscore from these, where there are any.
 
     async def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise _read_only()
 
-    _mkdir = _makedirs = _rm = _rm_file = _rmdir = _touch = _refuse
-    _pipe = _pipe_file = _put = _put_file = _copy = _cp_file = _mv_file = _refuse
+    _mkdir = _makedirs = _rm = _rm_file = _copy = _cp_file = _mv_file = _refuse
+    _pipe = _pipe_file = _put = _put_file = _refuse
 
-    def mkdir(self, *_: Any, **__: Any) -> NoReturn:
+    def rmdir(self, *_: Any, **__: Any) -> NoReturn:
         """Raise OSError: IDC is read-only."""
         raise _read_only()
 
-    makedirs = rmdir = touch = rm = rm_file = mv = copy = cp_file = mkdir
-    pipe = pipe_file = put = put_file = write_text = mkdir
+    mv = touch = rmdir
 
 
 class _AsyncFile(AbstractAsyncStreamedFile):

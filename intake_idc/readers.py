@@ -260,6 +260,16 @@ class IDCCollections(BaseReader):
             catalog.aliases[name] = catalog.add_entry(instances)
         return catalog
 
+    def __getattr__(self, name: str) -> Any:
+        # Intake looks up in the catalog whatever is probed for, and says KeyError:
+        # pickling would read the index, and on Python 3.10 fail.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return super().__getattr__(name)
+        except KeyError:
+            raise AttributeError(name) from None
+
 
 def _doubled(value: Any) -> Any:
     if isinstance(value, str):

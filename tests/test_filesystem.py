@@ -389,9 +389,13 @@ def test_find_on_a_file_gives_the_file(fs):
 )
 def test_glob_answers_as_a_plain_file_system_does(fs, memory, pattern, maxdepth):
     expected = relative(memory.glob(f"/{pattern}", maxdepth=maxdepth))
-    # The memory file system counts its root as one part of "/v7".
+    fs.invalidate_cache()
     assert fs.glob(f"idc://{pattern}", maxdepth=maxdepth) == expected
     assert list(fs.glob(pattern, maxdepth=maxdepth, detail=True)) == expected
+    # What a pattern left out is still there.
+    assert sorted(here for here, _, _ in fs.walk("v7")) == sorted(
+        here.strip("/") for here, _, _ in memory.walk("/v7")
+    )
 
 
 @pytest.mark.parametrize("topdown", [True, False])
@@ -947,6 +951,17 @@ def test_no_file_is_there_until_it_is_whole(
         file.read()
 
 
+def test_a_file_that_is_replaced_is_not_written_into(sample, tmp_path):
+    target, link = tmp_path / "target.dcm", tmp_path / "link.dcm"
+    target.write_bytes(b"as it was")
+    link.hardlink_to(target)
+    path = sample.find("v2/sample_sm")[0]
+    sample.get_file(path, str(target))
+    assert target.read_bytes() == sample.cat_file(path)
+    assert link.read_bytes() == b"as it was"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_mirror_that_cannot_be_asked_is_no_empty_folder(sample, stores):
     class Silent(Double):
         def list(self, _):
@@ -1014,18 +1029,25 @@ def test_requests_in_flight_are_bounded(tmp_path, monkeypatch):
 
 def test_a_series_is_listed_once_however_many_ask(sample, stores):
     files = sample.find("v2/sample_mr")
-    for options in ({}, {"use_listings_cache": False}):
-        fs = IDCFileSystem(tables="sample", skip_instance_cache=True, **options)
-        double = stores(Double)
-        assert len(fs.cat(files)) == 4
-        lists = [call for call in double.calls if call[0] == "list"]
-        assert len(lists) == 1 or options
+    fs = IDCFileSystem(tables="sample", skip_instance_cache=True)
+    fs.ls("v2/sample_mr/dicom2nifti")
     double = stores(Double)
-    assert sample.cat(files) == fs.cat(files)
-    sample.info(files[0])
-    sample.open(files[0])
-    reads = [call[0] for call in double.calls]
-    assert reads.count("read") == 8
+    assert len(fs.cat(files)) == 4
+    fs.info(files[0])
+    fs.open(files[0])
+    verbs = [call[0] for call in double.calls]
+    assert (verbs.count("list"), verbs.count("read")) == (1, 4)
+
+
+def test_without_a_cache_of_listings_the_answers_are_the_same(sample, tmp_path):
+    options = {"use_listings_cache": False, "skip_instance_cache": True}
+    fs = IDCFileSystem(tables="sample", **options)
+    assert fs.find("v2") == sample.find("v2")
+    assert fs.glob("v2/*/*") == sample.glob("v2/*/*")
+    assert fs.cat("v2", recursive=True) == sample.cat("v2", recursive=True)
+    fs.get("v2", str(tmp_path), recursive=True)
+    assert len(list(tmp_path.rglob("*.dcm"))) == 9
+    assert len(fs.dircache) == 0
 
 
 def test_folders_are_read_from_the_tables_alone(stores):

@@ -23,7 +23,7 @@ import functools
 from typing import TYPE_CHECKING, Any, Literal
 
 from intake_idc.errors import TableNotFound, UnknownRelease
-from intake_idc.release.database import Database, database, name
+from intake_idc.release.database import Database, database
 from intake_idc.release.rows import (
     MANIFEST_COLUMNS,
     FixedRows,
@@ -32,7 +32,7 @@ from intake_idc.release.rows import (
 )
 from intake_idc.release.survey import ReleaseInfo, Sureness, survey
 from intake_idc.release.tables import Tables, find_tables, sample_path
-from intake_idc.selection import Selection
+from intake_idc.selection import Selection, quote
 
 if TYPE_CHECKING:
     import os
@@ -146,7 +146,7 @@ class Release(Rows):
 
         known = self._database.known_sql()
         columns = [c for c in MANIFEST_COLUMNS if c in self.columns]
-        listed = ", ".join(f"known.{name(column)}" for column in columns)
+        listed = ", ".join(f"known.{quote(column)}" for column in columns)
         asked = pa.table(
             {
                 "position": pa.array(range(len(uuids)), pa.int64()),
@@ -177,7 +177,7 @@ class Release(Rows):
             return self.table(columns, Selection())
         known = self._database.columns_of(table)
         check_columns(columns or (), known)
-        listed = ", ".join(map(name, columns or known))
+        listed = ", ".join(map(quote, columns or known))
         return self._database.arrow(
             f"SELECT {listed} FROM {self._database.scan(table)}"
         )

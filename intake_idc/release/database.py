@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from intake_idc.errors import IntegrityError, StorageError, TableNotFound
 from intake_idc.release.facts import exceptions
 from intake_idc.release.tables import Tables
+from intake_idc.selection import literal, quote
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-__all__ = ["Database", "database", "literal", "memory_database", "name"]
+__all__ = ["Database", "database", "memory_database"]
 
 PRIOR_OWN = ("collection_id", "PatientID", "StudyInstanceUID", "Modality")
 """Columns of prior_versions_index that are the same in every row of a series."""
@@ -84,7 +85,9 @@ class Database:
             DuckDB refuses; its own error is the cause.
         """
         with self._translated(), self.cursor(tables) as cursor:
-            return cursor.execute(sql, list(parameters)).fetchall()
+            # No empty list: DuckDB 1 imports pandas to look at parameters.
+            asked = [sql, list(parameters)] if parameters else [sql]
+            return cursor.execute(*asked).fetchall()
 
     def arrow(
         self,
@@ -95,7 +98,7 @@ class Database:
         """Run a query and give its result as an Arrow table; raises as `rows`."""
         with self._translated(), self.cursor(tables) as cursor:
             # The relation, not the cursor: on a cursor DuckDB 2 copies the rows.
-            return cursor.sql(sql, params=list(parameters)).to_arrow_table()
+            return cursor.sql(sql, params=list(parameters) or None).to_arrow_table()
 
     def scan(self, table: str) -> str:
         """Give the SQL that reads one table in place."""
@@ -205,7 +208,7 @@ class Database:
         within = f"{idc_version} BETWEEN min_idc_version AND max_idc_version"
         old = self._prior_series_sql(f"HAVING bool_or({within})")
         wanted = self.columns if columns is None else columns
-        borrowed = [name(c) for c in self.columns if c in wanted and c not in held]
+        borrowed = [quote(c) for c in self.columns if c in wanted and c not in held]
         if not borrowed:
             return f"SELECT * EXCLUDE (last_idc_version) FROM ({old})"
         return f"""
@@ -244,7 +247,7 @@ class Database:
         IDC does not gain series of other parts.
         """
         values = ", ".join(
-            f"CAST({literal(row[column])} AS {kind}) AS {name(column)}"
+            f"CAST({literal(row[column])} AS {kind}) AS {quote(column)}"
             for column, kind in self.columns.items()
             if row.get(column) is not None
         )
@@ -295,18 +298,6 @@ def memory_database() -> Database:
     """Give a database that sees no table but those registered with a query."""
     nowhere = Path(os.devnull)
     return database(Tables(None, nowhere, "memory", None))
-
-
-def name(column: str) -> str:
-    """Quote a column's name for SQL."""
-    return '"' + column.replace('"', '""') + '"'
-
-
-def literal(value: object) -> str:
-    """Quote a text or number for SQL."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return repr(value)
-    return "'" + str(value).replace("'", "''") + "'"
 
 
 def _union(*parts: str) -> str:

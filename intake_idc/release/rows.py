@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from intake_idc.errors import BadCondition, StorageError, UnknownColumn, nearest
-from intake_idc.release.database import memory_database, name
+from intake_idc.release.database import memory_database
+from intake_idc.selection import any_of, quote
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from intake_idc.manifest import Manifest
     from intake_idc.release.database import Database
-    from intake_idc.selection import Selection
+    from intake_idc.selection import Selection, quote
 
 __all__ = ["MANIFEST_COLUMNS", "FixedRows", "Rows", "check_columns"]
 
@@ -104,7 +105,7 @@ class Rows(ABC):
             There is no such column.
         """
         check_columns([column], self.columns)
-        quoted = name(column)
+        quoted = quote(column)
         return [
             row[0]
             for row in self._rows(
@@ -116,11 +117,12 @@ class Rows(ABC):
     def absent(self, column: str, values: Sequence[Any]) -> list[Any]:
         """Give those of the values that a column never takes in this release."""
         check_columns([column], self.columns)
-        quoted = name(column)
+        quoted = quote(column)
+        parameters: list[Any] = []
         found = self._rows(
             f"SELECT DISTINCT {quoted} FROM ({self._sql([column])}) "
-            f"WHERE {quoted} IN (SELECT unnest(?))",
-            [list(values)],
+            f"WHERE {quoted} IN {any_of(values, parameters)}",
+            parameters,
         )
         present = {row[0] for row in found}
         return [value for value in values if value not in present]
@@ -178,9 +180,9 @@ class Rows(ABC):
         """
         check_columns(group, self.columns)
         condition, parameters = selection.compile(self)
-        by = ", ".join(map(name, group))
+        by = ", ".join(map(quote, group))
         sql = (
-            f"SELECT {', '.join([*map(name, group), expressions])} "
+            f"SELECT {', '.join([*map(quote, group), expressions])} "
             f"FROM ({self._sql(_used([*group, *columns], selection))}) AS idc_index "
             f"WHERE {condition}"
         )
@@ -220,13 +222,13 @@ class Rows(ABC):
     ) -> tuple[str, list[Any]]:
         check_columns(columns, self.columns)
         condition, parameters = selection.compile(self, strict=strict)
-        listed = ", ".join(map(name, columns))
+        listed = ", ".join(map(quote, columns))
         order = columns if distinct else self._order
         sql = (
             f"SELECT {'DISTINCT ' if distinct else ''}{listed} "
             f"FROM ({self._sql(_used([*columns, *order], selection))}) AS idc_index "
             f"WHERE {condition} "
-            f"ORDER BY {', '.join(map(name, order))}"
+            f"ORDER BY {', '.join(map(quote, order))}"
         )
         return sql, parameters
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from intake_idc import display
-from intake_idc.release.database import database, literal
+from intake_idc.release.database import database
 from intake_idc.release.facts import exceptions, published
+from intake_idc.selection import literal
 
 if TYPE_CHECKING:
     from intake_idc.release.database import Database
