@@ -112,8 +112,8 @@ class IDCFileSystem(AsyncFileSystem):
     --------
     >>> fs = fsspec.filesystem("idc")
     >>> fs.ls("idc://v25/rider_pilot", detail=False)[0]
-    'v25/rider_pilot/1.3.6.1.4.1.9328.50.1.0001'
-    >>> fs.get("idc://v25/rider_pilot/1.3.6.1.4.1.9328.50.1.0001", "here/", True)
+    'v25/rider_pilot/1.3.6.1.4.1.9328.50.1.0109'
+    >>> fs.get("idc://v25/rider_pilot/*/*/*/*.dcm", "here/")
     """
 
     protocol = "idc"
@@ -147,7 +147,11 @@ class IDCFileSystem(AsyncFileSystem):
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
-        """Take protocol and superfluous slashes off a path, or off each of a list."""
+        """Take protocol and superfluous slashes off a path, or off each of a list.
+
+        The class knows no tables, so "current" stays here; an instance replaces it
+        in whatever it is asked, and so before a layer above it makes a key of it.
+        """
         if isinstance(path, list):
             return [_stripped(one) for one in path]
         return _stripped(path)

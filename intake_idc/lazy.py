@@ -8,6 +8,7 @@ same cohort has the same graph wherever it is built.
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def datasets(
     mirror: Mirror,
     *,
     headers_only: bool = False,
-    partition_bytes: int | str = PARTITION_BYTES,
+    partition_bytes: int | str | None = None,
     partition_instances: int | None = None,
 ) -> InstanceBag:
     """Give a bag of `pydicom.Dataset`, in the order of the manifest and of the keys.
@@ -70,9 +71,9 @@ def datasets(
         Where to read them.
     headers_only : bool
         Leave the pixel data out, and read only the first bytes of each object.
-    partition_bytes : int or str
-        Bytes of the objects in one partition, such as ``"128 MiB"``. A larger
-        series is split, smaller ones share a partition.
+    partition_bytes : int or str, optional
+        Bytes of the objects in one partition: ``"128 MiB"``, or no bound where only
+        headers are read. A larger series is split, smaller ones share a partition.
     partition_instances : int, optional
         Objects in one partition: 512, or 2,048 where only headers are read.
 
@@ -82,11 +83,12 @@ def datasets(
         The manifest has no rows.
     """
     task = partial(_read_partition, mirror=mirror, headers_only=headers_only)
-    limit = partition_instances or (
-        HEADER_INSTANCES if headers_only else PIXEL_INSTANCES
+    name = "header" if headers_only else "dataset"
+    size, count = (
+        (None, HEADER_INSTANCES) if headers_only else (PARTITION_BYTES, PIXEL_INSTANCES)
     )
     return _bag(
-        task, manifest, "header" if headers_only else "dataset", partition_bytes, limit
+        task, manifest, name, partition_bytes or size, partition_instances or count
     )
 
 
@@ -95,7 +97,7 @@ def header_rows(
     mirror: Mirror,
     keywords: Sequence[str],
     *,
-    partition_bytes: int | str = PARTITION_BYTES,
+    partition_instances: int = HEADER_INSTANCES,
 ) -> InstanceBag:
     """Give a bag of dicts, one for each object: where it lies, and its header values.
 
@@ -108,7 +110,7 @@ def header_rows(
         The manifest has no rows.
     """
     task = partial(_read_rows, mirror=mirror, keywords=tuple(keywords))
-    return _bag(task, manifest, "header-row", partition_bytes, HEADER_INSTANCES)
+    return _bag(task, manifest, "header-row", None, partition_instances)
 
 
 def frame(table: pa.Table, rows: int = 100_000) -> dd.DataFrame:
@@ -127,7 +129,7 @@ def _bag(
     task: partial[Any],
     manifest: Manifest,
     name: str,
-    partition_bytes: int | str,
+    partition_bytes: int | str | None,
     partition_instances: int,
 ) -> InstanceBag:
     pieces = manifest.split(_bytes(partition_bytes), partition_instances)
@@ -139,7 +141,9 @@ def _bag(
     return InstanceBag(graph, name, len(pieces))
 
 
-def _bytes(size: int | str) -> int:
+def _bytes(size: int | str | None) -> int:
+    if size is None:
+        return sys.maxsize
     return parse_bytes(size) if isinstance(size, str) else size
 
 

@@ -12,7 +12,7 @@ import io
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from intake_idc import display
 from intake_idc.errors import RequestError
@@ -241,20 +241,22 @@ class Manifest:
             )
             raise RequestError(msg)
         lean = self.strip()
-        groups: list[list[tuple[int, int, int | None]]] = [[]]
+        # One chunk a column: looking for a row in many chunks takes longer each time.
+        lean = Manifest(lean.table.combine_chunks(), self.idc_version, self.origin)
+        groups: list[list[_Run]] = [[]]
         held_bytes = held_instances = 0
         for row, part in enumerate(lean.parts()):
-            for first, last, size, count in _runs(part, max_bytes, max_instances):
+            for run in _runs(row, part, max_bytes, max_instances):
                 full = groups[-1] and (
-                    held_bytes + size > max_bytes
-                    or held_instances + count > max_instances
+                    held_bytes + run.size > max_bytes
+                    or held_instances + run.count > max_instances
                 )
                 if full:
                     groups.append([])
                     held_bytes = held_instances = 0
-                groups[-1].append((row, first, last))
-                held_bytes += size
-                held_instances += count
+                groups[-1].append(run)
+                held_bytes += run.size
+                held_instances += run.count
         return [_piece(lean, group) for group in groups if group]
 
 
@@ -264,21 +266,41 @@ def _from_ipc(data: bytes, idc_version: int, origin: str) -> Manifest:
     return Manifest(pa.ipc.open_stream(data).read_all(), idc_version, origin)
 
 
-def _piece(manifest: Manifest, group: list[tuple[int, int, int | None]]) -> Manifest:
-    """Take runs of rows: row, first instance, one past the last instance."""
-    import pyarrow as pa
+class _Run(NamedTuple):
+    """A run of a series' instances, or the whole of it."""
 
-    table = manifest.table.take([row for row, _, _ in group])
-    if any(first or last is not None for _, first, last in group):
-        for name, at in (("first_instance", 1), ("last_instance", 2)):
-            column = pa.array([run[at] for run in group], pa.int64())
+    row: int
+    """Position of the series in the manifest."""
+    first: int
+    """First instance."""
+    last: int | None
+    """One past the last instance; None means the end of the series."""
+    size: int
+    """Bytes, about."""
+    count: int
+    """Instances; 1 where the index does not say."""
+
+
+def _piece(manifest: Manifest, group: list[_Run]) -> Manifest:
+    """Give neighbouring runs as a manifest of their own.
+
+    The rows are a slice, which shares the memory of its parent, and pickles as Arrow
+    IPC, which writes no more than the slice: by Arrow's own pickle 100 rows of
+    release 25 take 155 MB.
+    """
+    table = manifest.table.slice(group[0].row, group[-1].row - group[0].row + 1)
+    if any(run.first or run.last is not None for run in group):
+        import pyarrow as pa
+
+        if table.num_rows != len(group):
+            # Several runs of one series in one piece: a row for each.
+            table = manifest.table.take([run.row for run in group])
+        firsts = pa.array([run.first for run in group], pa.int64())
+        lasts = pa.array([run.last for run in group], pa.int64())
+        for name, column in (("first_instance", firsts), ("last_instance", lasts)):
             if name in table.column_names:
-                where = table.column_names.index(name)
-                table = table.set_column(where, name, column)
-            else:
-                table = table.append_column(name, column)
-    # A slice keeps its parent alive, and would pickle it whole: 155 MB for
-    # 100 rows of release 25. `take` copies, so a piece is as small as it looks.
+                table = table.drop_columns([name])
+            table = table.append_column(name, column)
     return Manifest(table, manifest.idc_version, manifest.origin)
 
 
@@ -314,29 +336,21 @@ def _bytes(part: Part) -> int:
     return round(part.size * (_count(part) or 0) / part.instanceCount)
 
 
-def _runs(
-    part: Part, max_bytes: int, max_instances: int
-) -> Iterator[tuple[int, int | None, int, int]]:
-    """Cut one part into runs: first, last, bytes (about), instances."""
-    size = part.size or 0
-    count = _count(part)
+def _runs(row: int, part: Part, max_bytes: int, max_instances: int) -> Iterator[_Run]:
+    """Cut one part into runs of equal length, so that no piece is a crumb."""
+    size, count = part.size or 0, _count(part)
     if not count:
-        yield part.first_instance, part.last_instance, size, 1
+        yield _Run(row, part.first_instance, part.last_instance, size, 1)
         return
     per_instance = size / (part.instanceCount or count)
     step = max_instances
     if per_instance:
         step = min(step, max(1, int(max_bytes // per_instance)))
     if count <= step:
-        yield (
-            part.first_instance,
-            part.last_instance,
-            round(per_instance * count),
-            count,
-        )
+        whole = round(per_instance * count)
+        yield _Run(row, part.first_instance, part.last_instance, whole, count)
         return
-    # Runs of equal length, so that no piece is a crumb.
     pieces = -(-count // step)
     edges = [part.first_instance + count * i // pieces for i in range(pieces + 1)]
     for first, last in itertools.pairwise(edges):
-        yield first, last, round(per_instance * (last - first)), last - first
+        yield _Run(row, first, last, round(per_instance * (last - first)), last - first)

@@ -312,7 +312,7 @@ class Cohort:
         *,
         headers_only: bool = False,
         mirror: str | os.PathLike[str] | Mirror | None = None,
-        partition_bytes: int | str = "128 MiB",
+        partition_bytes: int | str | None = None,
         partition_instances: int | None = None,
     ) -> InstanceBag:
         """Give a Dask bag of `pydicom.Dataset`; nothing is opened before compute.
