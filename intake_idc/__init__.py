@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from intake_idc.selection import Selection
     from intake_idc.storage import Mirror, resolve_mirror
-    from intake_idc.transfer import Report, verify
+    from intake_idc.transfer import Report
 
 _HOMES = {
     "Cohort": "cohort",
@@ -44,7 +44,6 @@ _HOMES = {
     "open_release": "release",
     "resolve_mirror": "storage",
     "sample_path": "release",
-    "verify": "transfer",
 }
 
 __all__ = [
@@ -65,7 +64,6 @@ __all__ = [
     "open_release",
     "resolve_mirror",
     "sample_path",
-    "verify",
 ]
 
 

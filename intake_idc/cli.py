@@ -175,7 +175,9 @@ def releases(tables: str | None, as_json: bool) -> None:
     help="Whose buckets a manifest names.",
 )
 @click.option("--diff", metavar="N", type=int, help="Compare with another release.")
-@click.option("--list", "as_list", is_flag=True, help="List the SeriesInstanceUIDs.")
+@click.option(
+    "--list", "as_list", is_flag=True, help="Print the SeriesInstanceUIDs alone."
+)
 def select(
     filters: Sequence[str],
     where: Sequence[str],
@@ -188,16 +190,13 @@ def select(
 ) -> None:
     """Select a cohort: show its counts, or write it."""
     cohort = _cohort(filters, where, idc_version, tables)
-    if as_list:
-        for uid in cohort.keys():  # noqa: SIM118
-            click.echo(uid)
-        return
-    click.echo(str(cohort))
+    click.echo("\n".join(cohort.keys()) if as_list else str(cohort))
+    # What is not the list goes where it does not get into one.
     if diff is not None:
-        click.echo(str(cohort.diff(diff)))
+        click.echo(str(cohort.diff(diff)), err=as_list)
     if output is not None:
         _write(cohort, output, bucket)
-        click.echo(f"wrote {output}")
+        click.echo(f"wrote {output}", err=as_list)
 
 
 @command.command()

@@ -88,8 +88,9 @@ def _objects(
         name, question = "sample", _arguments(SAMPLE)
     else:
         whole: Cohort = catalog.idc.cohort.reading_from(mirror)
-        first = min(whole.search(**REAL).manifest().parts(), key=lambda p: p.size or 0)
-        series = {"SeriesInstanceUID": first.SeriesInstanceUID}
+        rows = whole.search(**REAL).table.to_pylist()
+        smallest = min(rows, key=lambda row: row["series_size_MB"])
+        series = {"SeriesInstanceUID": smallest["SeriesInstanceUID"]}
         cohort = whole.search(**series)
         name, question = "idc", _arguments(series)
     say(f"4. {name}.search({question}).to_dask()")

@@ -13,9 +13,7 @@
     │   ├── MirrorError                a place that cannot be read, or a secret
     │   └── PlanError                  paths that would collide or escape
     ├── MissingError (LookupError)     get something first
-    │   ├── TableNotFound              an index table is not at hand
-    │   └── SeriesNotFound             a series no known release holds
-    ├── MissingDependency (ImportError)  install something
+    │   └── TableNotFound              an index table is not at hand
     ├── StorageError (OSError)         try again, or another mirror
     │   ├── ObjectNotFound             the store has no such object
     │   └── WrongSize                  the store gave another number of bytes
@@ -44,12 +42,10 @@ __all__ = [
     "IntegrityError",
     "ManifestError",
     "MirrorError",
-    "MissingDependency",
     "MissingError",
     "ObjectNotFound",
     "PlanError",
     "RequestError",
-    "SeriesNotFound",
     "StorageError",
     "TableNotFound",
     "TransferError",
@@ -137,14 +133,6 @@ class MissingError(IDCError, LookupError):
 
 class TableNotFound(MissingError):
     """An index table is not at hand; the message says where to get it."""
-
-
-class SeriesNotFound(MissingError):
-    """A series that no release known here holds."""
-
-
-class MissingDependency(IDCError, ImportError):
-    """A package has to be installed; the message names it."""
 
 
 class StorageError(IDCError, OSError):

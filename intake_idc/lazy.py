@@ -8,12 +8,13 @@ same cohort has the same graph wherever it is built.
 
 from __future__ import annotations
 
+import functools
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dask.threaded
-from dask.bag import Bag
+from dask.bag import Bag, Item
 from dask.base import tokenize
 from dask.sizeof import sizeof
 from dask.utils import parse_bytes
@@ -22,7 +23,7 @@ from intake_idc.errors import EmptySelection
 from intake_idc.storage import each, instances, open_store, read_instance
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import dask.dataframe as dd
     import pyarrow as pa
@@ -41,16 +42,55 @@ HEADER_INSTANCES = 2048
 """Objects in one partition, of which only the header is read."""
 
 
+class _InstanceItem(Item):
+    """A single result of an `InstanceBag`, such as a count; it runs on threads too."""
+
+    __dask_scheduler__ = staticmethod(dask.threaded.get)
+
+
+def _on_threads(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a method of `Bag` that forgets its class give this one's."""
+
+    @functools.wraps(method)
+    def kept(self: InstanceBag, *args: Any, **kwargs: Any) -> Any:
+        result = method(self, *args, **kwargs)
+        if isinstance(result, Item):
+            return _InstanceItem(result.dask, result.key)
+        if isinstance(result, Bag):
+            return InstanceBag(result.dask, result.name, result.npartitions)
+        return result
+
+    return kept
+
+
 class InstanceBag(Bag):
     """A `dask.bag.Bag` over DICOM objects that runs on threads unless told otherwise.
 
     Dask's own default for bags is to spawn processes, which runs an unguarded
     script again from its first line. Reading waits for the network and decodes
     outside the interpreter's lock, so threads serve better. A bag made from this
-    one by `map`, `filter` and so on keeps the default.
+    one by `map`, `filter`, `count` and so on keeps the default.
     """
 
     __dask_scheduler__ = staticmethod(dask.threaded.get)
+
+    accumulate = _on_threads(Bag.accumulate)
+    foldby = _on_threads(Bag.foldby)
+    groupby = _on_threads(Bag.groupby)
+    reduction = _on_threads(Bag.reduction)
+    repartition = _on_threads(Bag.repartition)
+
+    def take(
+        self,
+        k: int,
+        npartitions: int = 1,
+        compute: bool = True,
+        warn: bool = True,
+    ) -> Any:
+        """Take the first k elements; see `dask.bag.Bag.take`."""
+        lazily = super().take(k, npartitions, compute=False, warn=warn)
+        first = InstanceBag(lazily.dask, lazily.name, lazily.npartitions)
+        return tuple(first.compute()) if compute else first
 
 
 def datasets(

@@ -51,7 +51,6 @@ REQUIRED_COLUMNS = ("crdc_series_uuid", "aws_bucket")
 READING_COLUMNS = (
     "crdc_series_uuid",
     "aws_bucket",
-    "SeriesInstanceUID",
     "instanceCount",
     "series_size_MB",
     "first_instance",
@@ -71,8 +70,6 @@ class Part:
     """Name of the series' folder in every bucket."""
     aws_bucket: str
     """The AWS bucket of the series; the other mirrors follow from it."""
-    SeriesInstanceUID: str | None = None
-    """DICOM identity of the series, where it is known."""
     instanceCount: int | None = None  # noqa: N815  (published spelling)
     """Instances in the whole series, where it is known."""
     size: int | None = None
@@ -159,10 +156,15 @@ class Manifest:
         bytes are meant, not how today's index describes them.
         """
         sha = hashlib.sha256(f"intake-idc manifest 1\n{self.idc_version}\n".encode())
-        for part in self.parts():
-            last = "" if part.last_instance is None else part.last_instance
-            line = f"{part.crdc_series_uuid}\t{part.first_instance}\t{last}\n"
-            sha.update(line.encode())
+        bounds = [
+            self.table.column(name).to_pylist()
+            if name in self.table.column_names
+            else itertools.repeat(None, len(self))
+            for name in ("first_instance", "last_instance")
+        ]
+        for uuid, first, last in zip(self.uuids, *bounds, strict=True):
+            end = "" if last is None else last
+            sha.update(f"{uuid}\t{first or 0}\t{end}\n".encode())
         return sha.hexdigest()
 
     def __eq__(self, other: object) -> bool:
@@ -249,14 +251,14 @@ class Manifest:
             for run in _runs(row, part, max_bytes, max_instances):
                 full = groups[-1] and (
                     held_bytes + run.size > max_bytes
-                    or held_instances + run.count > max_instances
+                    or held_instances + run.instances > max_instances
                 )
                 if full:
                     groups.append([])
                     held_bytes = held_instances = 0
                 groups[-1].append(run)
                 held_bytes += run.size
-                held_instances += run.count
+                held_instances += run.instances
         return [_piece(lean, group) for group in groups if group]
 
 
@@ -277,7 +279,7 @@ class _Run(NamedTuple):
     """One past the last instance; None means the end of the series."""
     size: int
     """Bytes, about."""
-    count: int
+    instances: int
     """Instances; 1 where the index does not say."""
 
 
@@ -309,7 +311,6 @@ def _part(row: Mapping[str, Any]) -> Part:
     return Part(
         crdc_series_uuid=row["crdc_series_uuid"],
         aws_bucket=row["aws_bucket"],
-        SeriesInstanceUID=row.get("SeriesInstanceUID"),
         instanceCount=row.get("instanceCount"),
         size=None if megabytes is None else round(megabytes * MEGABYTE),
         size_tolerance=0 if row.get("row_source") == "idc_index" else 5_000,

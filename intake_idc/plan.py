@@ -53,8 +53,8 @@ class Step:
     """One object of the copy."""
 
     action: Action
-    """``fetch``: not there. ``keep``: there with the right size. ``replace``: there
-    with another size."""
+    """What is done. ``fetch``: not there. ``keep``: there with the right size.
+    ``replace``: there with another size."""
     path: str
     """Where it goes, below the target, with ``/`` between the parts."""
     instance: Instance

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from intake_idc import display
 from intake_idc.errors import IDCError, PlanError, TransferError, WrongSize
-from intake_idc.storage import each, open_store
+from intake_idc.storage import chunks, each
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -37,7 +37,7 @@ class Outcome:
     """What became of one object."""
 
     status: Status
-    """``fetched``, ``replaced``, ``kept`` (it was there), or ``failed``."""
+    """One of ``fetched``, ``replaced``, ``kept`` (it was there), or ``failed``."""
     path: Path
     """Where it lies, or would."""
     url: str
@@ -255,8 +255,7 @@ def _fetch(step: Step, path: Path, mirror: Mirror, progress: _Progress) -> None:
     written = 0
     try:
         with part.open("xb") as file:
-            store = open_store(mirror, instance.part.aws_bucket)
-            for chunk in store.stream(instance.key):
+            for chunk in chunks(instance, mirror):
                 written += len(chunk)
                 if written > instance.size:
                     break

@@ -32,7 +32,6 @@ def test_every_error_survives_pickle_with_its_details(cls):
     [
         (errors.RequestError, ValueError),
         (errors.MissingError, LookupError),
-        (errors.MissingDependency, ImportError),
         (errors.StorageError, OSError),
         (errors.ObjectNotFound, FileNotFoundError),
         (errors.DicomReadError, ValueError),

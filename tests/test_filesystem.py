@@ -42,7 +42,8 @@ from intake_idc.errors import (
     TableNotFound,
     WrongSize,
 )
-from intake_idc.filesystem import IDCFileSystem, _quote, _unquote
+from intake_idc.filesystem import IDCFileSystem, objects
+from intake_idc.filesystem.paths import quote, unquote
 from intake_idc.storage import REQUESTS
 
 PLAIN = {
@@ -215,7 +216,7 @@ def test_odd_patient_names_are_parts_of_a_path_and_come_back(tmp_path):
     fs = open_archive(make_archive(tmp_path, series))
     listed = fs.ls("v7/c", detail=False)
     assert len(listed) == len(ODD)
-    assert {_unquote(posixpath.basename(path)) for path in listed} == set(ODD)
+    assert {unquote(posixpath.basename(path)) for path in listed} == set(ODD)
     assert all(path.count("/") == 2 for path in listed)
     for path in listed:
         (file,) = fs.find(path)
@@ -227,8 +228,8 @@ def test_odd_patient_names_are_parts_of_a_path_and_come_back(tmp_path):
 
 @given(st.none() | st.text())
 def test_a_quoted_name_comes_back_and_is_one_plain_part(value):
-    name = _quote(value)
-    assert _unquote(name) == value
+    name = quote(value)
+    assert unquote(name) == value
     assert name not in ("", ".", "..")
     assert not set(name) & set("/\\*?[]:")
     assert IDCFileSystem._strip_protocol(f"idc://v1/c/{name}/") == f"v1/c/{name}"
@@ -892,7 +893,7 @@ def stores(monkeypatch):
 
     def put(make):
         double = make(real(storage.resolve_mirror("sample"), "intake-idc-sample"))
-        for room in (storage, filesystem):
+        for room in (storage, objects):
             monkeypatch.setattr(room, "open_store", lambda *_: double)
         return double
 
@@ -934,7 +935,7 @@ def test_no_file_is_there_until_it_is_whole(
     sample, stores, tmp_path, monkeypatch, kind, error, streamed
 ):
     if streamed:
-        monkeypatch.setattr(filesystem, "SMALL", 0)
+        monkeypatch.setattr(objects, "SMALL", 0)
     path = sample.find("v2/sample_sm")[0]
     stores(kind)
     before = tmp_path / "before.dcm"
@@ -1022,7 +1023,7 @@ def test_requests_in_flight_are_bounded(tmp_path, monkeypatch):
     files = fs.find("v7")
     mirror = storage.resolve_mirror(str(archive / "bucket"))
     double = Double(storage.open_store(mirror, "bucket"), together=REQUESTS)
-    monkeypatch.setattr(filesystem, "open_store", lambda *_: double)
+    monkeypatch.setattr(objects, "open_store", lambda *_: double)
     assert len(fs.cat(files)) == 3 * REQUESTS
     assert double.peak == REQUESTS
 

@@ -501,11 +501,12 @@ class Cohort:
         else:
             driver = "idc_cohort"
             arguments = self.selection.to_arguments()
-            if self.release.spec is not None:
-                arguments["tables"] = self.release.spec
             writing.refuse_templates(arguments)
         arguments["idc_version"] = self.idc_version
-        if self.mirror is not None:
+        if self.rows.spec is not None:
+            arguments["tables"] = self.rows.spec
+        # The embedded sample is its own mirror, which need not be said.
+        if self.mirror is not None and self.mirror.name != self.rows.spec:
             arguments |= self.mirror.to_arguments()
         description = f"{self.selection}, IDC release {self.idc_version}"
         writing.refuse_templates(description)
@@ -525,7 +526,7 @@ class Cohort:
             for name in ("series", "studies", "patients", "collections")
         ]
         return [
-            ("where", str(self.selection)),
+            ("where", self._where),
             *counted,
             ("instances", f"{counts['instances']:,}"),
             ("size", display.bytes_text(counts["bytes"])),
@@ -533,11 +534,18 @@ class Cohort:
             ("source", self.rows.source),
         ]
 
+    @property
+    def _where(self) -> str:
+        """The conditions in words, or where the rows came from."""
+        if self.selection or isinstance(self.rows, Release):
+            return str(self.selection)
+        return f"every series of {self.rows.source}"
+
     def __str__(self) -> str:
         return display.pairs(f"Cohort of IDC release {self.idc_version}", self._items())
 
     def __repr__(self) -> str:
-        return f"<Cohort of IDC release {self.idc_version}: {self.selection}>"
+        return f"<Cohort of IDC release {self.idc_version}: {self._where}>"
 
     def _repr_html_(self) -> str:
         title = f"Cohort of IDC release {self.idc_version}"

@@ -99,7 +99,7 @@ def open_manifest(
         raise EmptySelection(msg, name=name)
     from intake_idc.manifest import Manifest
 
-    rows = FixedRows(Manifest(found, release.idc_version, name))
+    rows = FixedRows(Manifest(found, release.idc_version, name), release.spec)
     return Cohort(rows, mirror=_own_mirror(mirror, release), problems=lines.problems)
 
 

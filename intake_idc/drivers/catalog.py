@@ -116,7 +116,7 @@ class IDCCatalog(Pinned, Catalog):
     >>> import intake
     >>> cat = intake.open_idc(idc_version=24)
     >>> len(cat["4d_lung"](Modality="CT"))
-    6564
+    5890
 
     Parameters
     ----------

@@ -24,6 +24,7 @@ __all__ = ["IDCCohort", "IDCManifest", "IDCTable"]
 
 _COHORT_VERBS = frozenset(
     {
+        "all",
         "columns",
         "counts",
         "df",
@@ -36,12 +37,14 @@ _COHORT_VERBS = frozenset(
         "nunique",
         "plan",
         "problems",
+        "reading_from",
         "release",
         "selection",
         "size",
         "table",
         "to_catalog",
         "to_manifest",
+        "to_table",
         "unique",
         "urls",
         "verify",

@@ -70,6 +70,9 @@ def read(data: bytes | str) -> Lines:
         if line.startswith("#"):
             _read_comment(line, lines)
             continue
+        if len(line) > LONGEST_LINE:
+            lines.reject(number, line, f"longer than {LONGEST_LINE} characters")
+            continue
         common = _COMMON.match(line)
         uuid = common[1] if common else _read_line(number, line, lines)
         if uuid is None:
@@ -110,9 +113,6 @@ def _read_comment(line: str, lines: Lines) -> None:
 def _read_line(number: int, line: str, lines: Lines) -> str | None:
     """Read one line the slow way: give its series, or account for it."""
     if line in HEADER_CELLS:
-        return None
-    if len(line) > LONGEST_LINE:
-        lines.reject(number, line, f"longer than {LONGEST_LINE} characters")
         return None
     try:
         words = shlex.split(line)

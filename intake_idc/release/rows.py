@@ -263,11 +263,18 @@ def _used(columns: Sequence[str], selection: Selection) -> list[str] | None:
 
 
 class FixedRows(Rows):
-    """The rows of a manifest, in its order, asked as a release is asked."""
+    """The rows of a manifest, in its order, asked as a release is asked.
 
-    def __init__(self, manifest: Manifest) -> None:
+    Attributes
+    ----------
+    spec : str or None
+        What was named as ``tables`` when the manifest was resolved.
+    """
+
+    def __init__(self, manifest: Manifest, spec: str | None = None) -> None:
         self.manifest_rows = manifest
         self.idc_version = manifest.idc_version
+        self.spec = spec
 
     @property
     def source(self) -> str:
@@ -314,7 +321,7 @@ class FixedRows(Rows):
         return "intake_idc.FixedRows", self.manifest_rows.digest
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FixedRows, (self.manifest_rows,)
+        return FixedRows, (self.manifest_rows, self.spec)
 
     def __repr__(self) -> str:
         return f"<rows of {self.manifest_rows!r}>"

@@ -35,9 +35,9 @@ class ReleaseInfo:
     size: int
     """Bytes in all series."""
     sureness: Sureness
-    """``exact``: the series are those that were published. ``rebuilt``: the best
-    that is known; nothing was published to compare with. ``survivors only``: what
-    later releases still held of it."""
+    """How sure the series are. ``exact``: they are those that were published.
+    ``rebuilt``: the best that is known; nothing was published to compare with.
+    ``survivors only``: what later releases still held of it."""
 
     def __str__(self) -> str:
         return (

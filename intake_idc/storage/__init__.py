@@ -16,7 +16,7 @@ from intake_idc.storage.mirror import (
 from intake_idc.storage.pool import REQUESTS, each
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from intake_idc.manifest import Part
 
@@ -27,6 +27,7 @@ __all__ = [
     "Mirror",
     "Store",
     "Stored",
+    "chunks",
     "each",
     "filesystem",
     "instances",
@@ -34,6 +35,10 @@ __all__ = [
     "read_instance",
     "resolve_mirror",
 ]
+
+
+HELD_WHOLE = 8 << 20
+"""Bytes up to which an object is held whole while it is copied."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,19 @@ def _check(part: Part, found: list[Instance], mirror: Mirror) -> None:
             f"the index says {expected} of {part.size}"
         )
         raise IntegrityError(msg, url=where, count=count, size=size)
+
+
+def chunks(instance: Instance, mirror: Mirror) -> Iterator[bytes]:
+    """Give the bytes of an object as they come, small ones in one piece.
+
+    A stream may cost a request more than a plain read, so it is for objects that are
+    better not held whole.
+    """
+    store = open_store(mirror, instance.part.aws_bucket)
+    if instance.size <= HELD_WHOLE:
+        yield store.read(instance.key)
+    else:
+        yield from store.stream(instance.key)
 
 
 def read_instance(instance: Instance, mirror: Mirror) -> bytes:

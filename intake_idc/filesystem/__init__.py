@@ -20,34 +20,40 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
-import glob
 import os
 import re
-import secrets
 from bisect import bisect_left
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice, repeat
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
-from urllib.parse import unquote
 
 from fsspec.asyn import AbstractAsyncStreamedFile, AsyncFileSystem
 from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.spec import AbstractBufferedFile
-from fsspec.utils import glob_translate, stringify_path
 
 from intake_idc.errors import (
     IntegrityError,
     ObjectNotFound,
     UnknownRelease,
-    WrongSize,
     nearest,
+)
+from intake_idc.filesystem.objects import Info, fetch, read_range
+from intake_idc.filesystem.paths import (
+    COLUMNS,
+    admission,
+    before_any_depth,
+    check_depth,
+    depth_of,
+    literal,
+    quote,
+    selected,
+    stripped,
 )
 from intake_idc.manifest import Part
 from intake_idc.release import open_release
-from intake_idc.selection import Selection
-from intake_idc.storage import REQUESTS, instances, open_store, resolve_mirror
+from intake_idc.storage import REQUESTS, instances, resolve_mirror
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -59,13 +65,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IDCFileSystem"]
 
-Info = dict[str, Any]
-"""What fsspec calls the details of a path: name, size, type, and ours."""
-
 Result = TypeVar("Result")
-
-COLUMNS = ("collection_id", "PatientID", "StudyInstanceUID", "SeriesInstanceUID")
-"""Columns that name the folders below a release, from the top."""
 
 NOUNS = ("release", "collection", "patient", "study", "series", "instance")
 """What each part of a path names."""
@@ -75,9 +75,6 @@ RELEASE, PATIENT, SERIES, INSTANCE = 1, 3, 5, 6
 
 MOVING = ("current", "latest")
 """Names of the newest release."""
-
-SMALL = 4 << 20
-"""Bytes up to which an object is read at once; a stream may cost one more request."""
 
 _EXACT = "row_source = 'idc_index' AND series_size_MB IS NOT NULL"
 """Series of which the tables know every byte; see `intake_idc.manifest.Part`."""
@@ -153,8 +150,8 @@ class IDCFileSystem(AsyncFileSystem):
         in whatever it is asked, and so before a layer above it makes a key of it.
         """
         if isinstance(path, list):
-            return [_stripped(one) for one in path]
-        return _stripped(path)
+            return [stripped(one) for one in path]
+        return stripped(path)
 
     def _strip_and_pin(self, path: Any) -> Any:
         """Do as the class does, and put the number of the newest release in.
@@ -164,13 +161,13 @@ class IDCFileSystem(AsyncFileSystem):
         """
         if isinstance(path, list):
             return [self._strip_and_pin(one) for one in path]
-        stripped = _stripped(path)
-        first, slash, rest = stripped.partition("/")
+        text = stripped(path)
+        first, slash, rest = text.partition("/")
         if first not in MOVING:
-            return stripped
+            return text
         if self._newest is None:
             if _running_loop() is self._loop is not None:
-                return stripped
+                return text
             self._find_newest()
         return f"v{self._newest}{slash}{rest}"
 
@@ -181,7 +178,7 @@ class IDCFileSystem(AsyncFileSystem):
         """Find the newest release in a thread, where a path asks for it."""
         paths = [path] if isinstance(path, str | os.PathLike) else path
         for one in paths if self._newest is None else ():
-            if _stripped(one).partition("/")[0] in MOVING:
+            if stripped(one).partition("/")[0] in MOVING:
                 await self._away(self._find_newest)
                 break
 
@@ -238,24 +235,22 @@ class IDCFileSystem(AsyncFileSystem):
         if release is None:
             return {}
         above = len(known) + 1
-        fixed = [*known, *map(_literal, islice(pattern, above, depth))]
+        fixed = [*known, *map(literal, islice(pattern, above, depth))]
         columns = COLUMNS[: depth - 1]
         values: Iterable[tuple[Any, ...]]
         parts: Iterable[Part | None]
         if depth == SERIES:
-            manifest = release.manifest(_selected(fixed), columns, strict=False)
+            manifest = release.manifest(selected(fixed), columns, strict=False)
             cells = (manifest.table.column(c).to_pylist() for c in columns)
             values, parts = zip(*cells, strict=True), manifest.parts()
         else:
-            values = release.rows(
-                columns, _selected(fixed), distinct=True, strict=False
-            )
+            values = release.rows(columns, selected(fixed), distinct=True, strict=False)
             parts = repeat(None)
         found: dict[str, dict[str, Info]] = {}
         for row, part in zip(values, parts, strict=False):
             path = name
             for level, value in enumerate(row, RELEASE + 1):
-                parent, path = path, f"{path}/{_quote(value)}"
+                parent, path = path, f"{path}/{quote(value)}"
                 if level <= above:
                     continue
                 inside = found.setdefault(parent, {})
@@ -279,7 +274,7 @@ class IDCFileSystem(AsyncFileSystem):
         release = self._release(name)
         if release is None:
             return 0
-        every = _selected(known)
+        every = selected(known)
         size = "coalesce(sum(round(series_size_MB * 1e6)), 0)::BIGINT"
         exact = release.aggregate(size, every.query(_EXACT))[0][0]
         rest = release.manifest(every.query(f"NOT ({_EXACT})"), (), strict=False)
@@ -301,7 +296,7 @@ class IDCFileSystem(AsyncFileSystem):
         kept: list[Info] | None = self.dircache.get(folder)
         if kept is not None:
             return kept
-        depth = _depth(folder)
+        depth = depth_of(folder)
         if depth >= INSTANCE:
             return None
         if depth == SERIES:
@@ -368,9 +363,9 @@ class IDCFileSystem(AsyncFileSystem):
         self, folder: str, depth: int, pattern: str | None
     ) -> dict[str, Info]:
         """Give all that is below a folder, down to a depth, and may fit a pattern."""
-        admits = _admission(pattern)
+        admits = admission(pattern)
         found: dict[str, Info] = {}
-        start = _depth(folder)
+        start = depth_of(folder)
         if start == 0:
             for info in await self._children(folder) or ():
                 if admits(info["name"]):
@@ -381,10 +376,10 @@ class IDCFileSystem(AsyncFileSystem):
         if start == SERIES:
             series = [await self._existing(folder)]
         else:
-            parts = _before_any_depth(pattern)
+            parts = before_any_depth(pattern)
             bottom = min(depth, SERIES)
             listings = await self._away(self._folders, folder, bottom, parts)
-            if not any(map(_literal, islice(parts, start, bottom))):
+            if not any(map(literal, islice(parts, start, bottom))):
                 self.dircache.update(listings)
             every = (info for listing in listings.values() for info in listing)
             found = {info["name"]: info for info in every if admits(info["name"])}
@@ -439,8 +434,8 @@ class IDCFileSystem(AsyncFileSystem):
 
     async def _isfile(self, path: Any) -> bool:
         """Say whether a path is a file; a mirror that fails is an error, not a no."""
-        stripped = await self._pinned(path)
-        return _depth(stripped) == INSTANCE and await self._exists(stripped)
+        pinned = await self._pinned(path)
+        return depth_of(pinned) == INSTANCE and await self._exists(pinned)
 
     async def _walk(
         self,
@@ -455,7 +450,7 @@ class IDCFileSystem(AsyncFileSystem):
         Unlike fsspec's own, ``on_error`` is "raise" unless told otherwise, and holds
         at every depth: a series that cannot be listed is no empty series.
         """
-        _check_depth(maxdepth)
+        check_depth(maxdepth)
         folder = await self._pinned(path)
         detail = kwargs.get("detail", False)
         try:
@@ -504,7 +499,7 @@ class IDCFileSystem(AsyncFileSystem):
         IntegrityError, StorageError
             A series cannot be listed, or not as the tables say.
         """
-        _check_depth(maxdepth)
+        check_depth(maxdepth)
         folder = await self._pinned(path)
         pattern = kwargs.get("pattern")
         entry = await self._entry(folder)
@@ -514,7 +509,7 @@ class IDCFileSystem(AsyncFileSystem):
         if entry is not None and entry["type"] == "file":
             found = {folder: entry}
         elif entry is not None:
-            depth = INSTANCE if maxdepth is None else _depth(folder) + maxdepth
+            depth = INSTANCE if maxdepth is None else depth_of(folder) + maxdepth
             found = await self._below(folder, min(depth, INSTANCE), pattern)
             if folder:
                 found[folder] = entry
@@ -547,7 +542,7 @@ class IDCFileSystem(AsyncFileSystem):
         that a later release superseded, which are listed.
         """
         folder = await self._pinned(path)
-        if not total or maxdepth is not None or _depth(folder) >= SERIES:
+        if not total or maxdepth is not None or depth_of(folder) >= SERIES:
             return await super()._du(folder, total=total, maxdepth=maxdepth, **kwargs)
         await self._existing(folder)
         folders = [folder] if folder else await self._ls("", detail=False)
@@ -561,7 +556,7 @@ class IDCFileSystem(AsyncFileSystem):
         """Read many objects at once; folders have no bytes, so only files count."""
         if recursive:
             found = await self._expand_path(path, recursive=True)
-            files = [one for one in found if _depth(one) == INSTANCE]
+            files = [one for one in found if depth_of(one) == INSTANCE]
             path = path if files == [self._strip_protocol(path)] else files
         return await super()._cat(path, **kwargs)
 
@@ -579,7 +574,7 @@ class IDCFileSystem(AsyncFileSystem):
         """
         info = await self._file(path)
         first, last, _step = slice(start, end).indices(info["size"])
-        return await self._away(_read, self._mirror, info, first, last)
+        return await self._away(read_range, self._mirror, info, first, last)
 
     async def _get(self, rpath: Any, *args: Any, **kwargs: Any) -> Any:
         await self._know_newest(rpath)
@@ -605,7 +600,7 @@ class IDCFileSystem(AsyncFileSystem):
         if info["type"] == "directory":
             await self._away(functools.partial(os.makedirs, exist_ok=True), lpath)
         else:
-            await self._away(_fetch, self._mirror, info, Path(lpath), callback)
+            await self._away(fetch, self._mirror, info, Path(lpath), callback)
 
     def _open(
         self,
@@ -680,10 +675,6 @@ def _base(info: Info) -> str:
     return str(info["name"]).rpartition("/")[2]
 
 
-def _depth(path: str) -> int:
-    return path.count("/") + 1 if path else 0
-
-
 def _folder(path: str) -> Info:
     return {"name": path, "size": 0, "type": "directory"}
 
@@ -719,129 +710,6 @@ def _file(folder: str, instance: Instance) -> Info:
         "url": instance.url,
     }
     return info if instance.etag is None else {**info, "ETag": instance.etag}
-
-
-# Names in a path.
-
-
-def _stripped(path: str | os.PathLike[str]) -> str:
-    text = str(stringify_path(path)).removeprefix("idc::").removeprefix("idc://")
-    return "/".join(filter(None, text.split("/")))
-
-
-_UNSAFE = re.compile(r"[%/\\*?\[\]:\x00-\x1f\x7f]")
-"""What divides, globs, chains or cannot be in a file's name on some platform."""
-
-_NAMED = {None: "%null", "": "%empty", ".": "%2E", "..": "%2E%2E"}
-_VALUES = {"%null": None, "%empty": ""}
-
-
-def _quote(value: str | None) -> str:
-    """Write a value as one part of a path.
-
-    >>> _quote("a/b 100%")
-    'a%2Fb 100%25'
-    """
-    if value is None or value in _NAMED:
-        return _NAMED[value]
-    return _UNSAFE.sub(lambda match: f"%{ord(match[0]):02X}", value)
-
-
-def _unquote(name: str) -> str | None:
-    """Read a value from one part of a path."""
-    return _VALUES[name] if name in _VALUES else unquote(name)
-
-
-def _selected(names: Sequence[str | None]) -> Selection:
-    """Select by the names of folders below a release; None lets every name be."""
-    wanted = {
-        column: _unquote(name)
-        for column, name in zip(COLUMNS, names, strict=False)
-        if name is not None
-    }
-    return Selection().where(wanted) if wanted else Selection()
-
-
-# Patterns.
-
-
-def _before_any_depth(pattern: str | None) -> list[str]:
-    """Give the parts of a pattern that each stand for one part of a path."""
-    parts = pattern.split("/") if pattern else []
-    return parts[: parts.index("**")] if "**" in parts else parts
-
-
-def _literal(part: str) -> str | None:
-    """Give a part of a pattern where it stands for itself."""
-    return None if glob.has_magic(part) else part
-
-
-def _admission(pattern: str | None) -> Callable[[str], bool]:
-    """Tell which paths fit a pattern as far down as they go."""
-    parts = _before_any_depth(pattern)
-    fitting = [
-        re.compile(glob_translate("/".join(parts[: n + 1]))) for n in range(len(parts))
-    ]
-
-    def admits(path: str) -> bool:
-        depth = min(_depth(path), len(fitting))
-        cut = "/".join(path.split("/")[:depth])
-        return depth == 0 or fitting[depth - 1].match(cut) is not None
-
-    return admits
-
-
-def _check_depth(maxdepth: int | None) -> None:
-    if maxdepth is not None and maxdepth < 1:
-        msg = f"maxdepth must be at least 1; got {maxdepth}"
-        raise ValueError(msg)
-
-
-# Bytes.
-
-
-def _read(mirror: Mirror, info: Info, first: int, last: int) -> bytes:
-    """Read bytes ``first`` to ``last`` of an object, and count them."""
-    if first >= last:
-        return b""
-    store = open_store(mirror, info["aws_bucket"])
-    whole = (first, last) == (0, info["size"])
-    data = store.read(_key(info)) if whole else store.read(_key(info), first, last)
-    if len(data) != last - first:
-        raise _wrong_size(info, len(data), last - first)
-    return data
-
-
-def _fetch(mirror: Mirror, info: Info, path: Path, callback: Callback) -> None:
-    """Copy an object beside its place, count it, and rename it."""
-    callback.set_size(info["size"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".idc-{os.getpid()}-{secrets.token_hex(8)}.part")
-    written = 0
-    try:
-        with part.open("xb") as file:
-            store, key = open_store(mirror, info["aws_bucket"]), _key(info)
-            small = info["size"] <= SMALL
-            for chunk in [store.read(key)] if small else store.stream(key):
-                written += len(chunk)
-                if written > info["size"]:
-                    break
-                file.write(chunk)
-                callback.relative_update(len(chunk))
-        if written != info["size"]:
-            raise _wrong_size(info, written, info["size"])
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _key(info: Info) -> str:
-    return f"{info['crdc_series_uuid']}/{_base(info)}"
-
-
-def _wrong_size(info: Info, got: int, expected: int) -> WrongSize:
-    msg = f"{info['url']}: got {got} bytes or more, expected were {expected}"
-    return WrongSize(msg, url=info["url"], got=got, expected=expected)
 
 
 def _is_folder(info: Info) -> IsADirectoryError:
