@@ -47,6 +47,11 @@ class _InstanceItem(Item):
 
     __dask_scheduler__ = staticmethod(dask.threaded.get)
 
+    def apply(self, func: Callable[[Any], Any]) -> _InstanceItem:
+        """Give the result of a function on this one."""
+        applied = super().apply(func)
+        return _InstanceItem(applied.dask, applied.key)
+
 
 def _on_threads(method: Callable[..., Any]) -> Callable[..., Any]:
     """Make a method of `Bag` that forgets its class give this one's."""

@@ -86,6 +86,12 @@ def test_a_cohort_is_selected_by_filters():
     assert "IDC release 24" in text
 
 
+def test_a_list_and_a_file_are_both_given(tmp_path):
+    path = tmp_path / "c.s5cmd"
+    listed = run("select", "collection_id=rider_pilot", "--list", "-o", str(path))
+    assert len(listed.split()) == len(open_manifest(path)) == 774
+
+
 @pytest.mark.parametrize("name", ["c.s5cmd", "c.yml", "c.csv", "c.parquet"])
 def test_a_cohort_is_written(tmp_path, name):
     path = tmp_path / name

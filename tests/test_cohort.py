@@ -250,6 +250,19 @@ def test_a_manifest_cohort_writes_its_manifest_beside_the_catalog(tmp_path):
     assert source.idc_version == 25
 
 
+def test_a_catalog_keeps_the_tables_and_the_mirror(tmp_path):
+    ct = SAMPLE.search(Modality="CT")
+    listed = open_manifest(ct.to_manifest(tmp_path / "ct.s5cmd"), tables="sample")
+    for number, cohort in enumerate([ct, listed]):
+        path = cohort.to_catalog(tmp_path / f"{number}.yml")
+        again = intake.open_catalog(path)["cohort"].cohort
+        assert again.manifest() == ct.manifest()
+        assert len(again.to_dask().compute()) == 3
+    placed = ct.reading_from("gcs", endpoint_url="http://127.0.0.1:1")
+    again = intake.open_catalog(placed.to_catalog(tmp_path / "p.yml"))["cohort"]
+    assert again.cohort == placed
+
+
 def test_a_catalog_never_carries_template_signs(tmp_path):
     for value in ("{{ 1 + 1 }}", re.compile("{% x"), ["CT", "{{ x }}"]):
         with pytest.raises(RequestError, match="template"):

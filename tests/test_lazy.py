@@ -77,6 +77,45 @@ def test_threads_are_the_default_and_stay_so():
         assert made.__dask_scheduler__ is dask.threaded.get
 
 
+REDUCED = {
+    "count": lambda bag: bag.count(),
+    "mean": lambda bag: bag.map(_mean).mean(),
+    "sum": lambda bag: bag.map(len).sum(),
+    "fold": lambda bag: bag.map(len).fold(max),
+    "topk": lambda bag: bag.map(_mean).topk(2),
+    "distinct": lambda bag: bag.map(lambda d: d.Modality).distinct(),
+    "frequencies": lambda bag: bag.map(lambda d: d.Modality).frequencies(),
+    "accumulate": lambda bag: bag.map(len).accumulate(max),
+    "foldby": lambda bag: bag.map(len).foldby(bool, lambda x, _: x, 0),
+    "groupby": lambda bag: bag.map(len).groupby(bool),
+    "repartition": lambda bag: bag.repartition(2),
+    "take": lambda bag: bag.take(1, compute=False),
+    "count of a count": lambda bag: bag.count().apply(str),
+}
+
+
+@pytest.mark.parametrize("reduce", REDUCED.values(), ids=REDUCED)
+def test_what_is_made_from_a_bag_runs_on_threads_too(reduce):
+    made = reduce(IMAGES.to_dask(partition_bytes="600 kB"))
+    assert made.__dask_scheduler__ is dask.threaded.get
+    made.compute()
+
+
+def test_an_unguarded_script_is_not_run_again(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "print('from the top')\n"
+        "from intake_idc import open_idc\n"
+        "ct = open_idc(2, tables='sample').search(Modality='CT')\n"
+        "print(ct.header_rows(['Rows']).to_dataframe().compute().shape)\n"
+        "print(len(ct.to_dask().take(2)), ct.to_dask().count().compute())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[:3] == ["from the top", "(3, 4)", "2 3"]
+
+
 def test_results_do_not_depend_on_the_scheduler():
     means = IMAGES.to_dask(partition_bytes="1 MiB").map(_mean)
     expected = [_mean(dataset) for dataset in EXPECTED]

@@ -64,6 +64,7 @@ REJECTED = {
     "climbing": (f"cp s3://idc-open-data/../{U}/* .", "no IDC series"),
     "another scheme": (f"cp ftp://idc-open-data/{U}/* .", "no IDC series"),
     "very long": ("cp " + "x" * 5000, "longer"),
+    "very long destination": (f"cp s3://b/{U}/* {'x' * 5000}", "longer"),
     "text": ("hello", "not obeyed"),
 }
 

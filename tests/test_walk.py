@@ -147,7 +147,9 @@ def test_a_second_copy_lists_and_fetches_nothing(s3_nginx, engine, tmp_path):
     source = intake.open_idc(
         tables="sample", mirror="aws", endpoint_url=s3_nginx.endpoint, engine=engine
     ).search(Modality="CT")
+    s3_nginx.reset()
     source.materialize(tmp_path)
+    assert [request.method for request in s3_nginx.requests()] == ["GET"] * 4
     s3_nginx.reset()
     source.materialize(tmp_path)
     asked = s3_nginx.requests()
