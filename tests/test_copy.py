@@ -84,6 +84,7 @@ def test_two_releases_of_a_series_are_two_copies_of_their_own_bytes(tmp_path):
 
 def test_a_plan_moves_no_byte_and_says_what_would(tmp_path):
     plan = CT.plan(tmp_path / "copy")
+    assert CT.materialize(tmp_path / "copy", dry_run=True) == plan
     assert plan.counts == {"fetch": 3, "keep": 0, "replace": 0}
     assert plan.size == plan.fetch_size == CT.size
     assert not (tmp_path / "copy").exists()

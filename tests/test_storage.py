@@ -106,6 +106,16 @@ def test_access_is_anonymous_unless_said_otherwise():
 @pytest.mark.parametrize(
     ("mirror", "options", "reason"),
     [
+        (
+            "aws",
+            {"engine": "obstore", "storage_options": {"requester_pays": True}},
+            "takes no options",
+        ),
+        (
+            "aws",
+            {"engine": "obstore", "storage_options": {"anon": False}},
+            "anonymously",
+        ),
         ("awss", {}, "did you mean 'aws'"),
         ("/no/such/folder", {}, "nor a folder"),
         ("aws", {"engine": "curl"}, "'obstore' or 'fsspec'"),
@@ -122,6 +132,7 @@ def test_a_mirror_that_cannot_serve_is_refused(mirror, options, reason):
     [
         resolve_mirror("gcs", endpoint_url="http://127.0.0.1:1", engine="fsspec"),
         resolve_mirror("aws", storage_options={"anon": False, "requester_pays": True}),
+        resolve_mirror("s3://mine/{aws_bucket}", storage_options={"config_kwargs": {}}),
         SAMPLE,
     ],
     ids=lambda mirror: mirror.name,
@@ -131,6 +142,7 @@ def test_a_mirror_is_a_value(mirror):
     again = resolve_mirror(**mirror.to_arguments())
     assert again == mirror
     assert resolve_mirror(mirror) == mirror
+    assert hash(again) == hash(mirror)
 
 
 def test_a_folder_is_a_mirror_by_path_url_or_relative_name(monkeypatch):

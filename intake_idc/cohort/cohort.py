@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from intake_idc import display
 from intake_idc.cohort import writing
@@ -379,6 +379,7 @@ class Cohort:
         """
         return self._planned(target, dir_template, mirror)[0]
 
+    @overload
     def materialize(
         self,
         target: str | os.PathLike[str],
@@ -386,7 +387,29 @@ class Cohort:
         dir_template: str | None = None,
         mirror: str | os.PathLike[str] | Mirror | None = None,
         callback: Callback | None = None,
-    ) -> Report:
+        dry_run: Literal[False] = False,
+    ) -> Report: ...
+
+    @overload
+    def materialize(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        dir_template: str | None = None,
+        mirror: str | os.PathLike[str] | Mirror | None = None,
+        callback: Callback | None = None,
+        dry_run: Literal[True],
+    ) -> Plan: ...
+
+    def materialize(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        dir_template: str | None = None,
+        mirror: str | os.PathLike[str] | Mirror | None = None,
+        callback: Callback | None = None,
+        dry_run: bool = False,
+    ) -> Report | Plan:
         """Copy every object to a folder; what is there with the right size is kept.
 
         Parameters
@@ -399,6 +422,8 @@ class Cohort:
             Where from.
         callback : fsspec.callbacks.Callback, optional
             Told of the bytes, for a progress bar.
+        dry_run : bool
+            Give the plan, and move no byte; the same as `plan`.
 
         Raises
         ------
@@ -411,7 +436,7 @@ class Cohort:
 
         place = self._mirror(mirror)
         plan = self._planned(target, dir_template, place)[0]
-        return transfer.run(plan, place, callback)
+        return plan if dry_run else transfer.run(plan, place, callback)
 
     def verify(
         self,

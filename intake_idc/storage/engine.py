@@ -96,7 +96,7 @@ class _Obstore:
         shared: dict[str, Any] = {
             "prefix": prefix or None,
             # Without it GCSStore asks the metadata address for credentials.
-            "skip_signature": mirror.anon,
+            "skip_signature": True,
             "client_options": {
                 "allow_http": bool(endpoint and endpoint.startswith("http://")),
                 "connect_timeout": timedelta(seconds=10),

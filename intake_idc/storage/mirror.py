@@ -56,6 +56,10 @@ class Mirror:
     storage_options: tuple[tuple[str, Any], ...] = ()
     """Further arguments for the fsspec file system."""
 
+    def __hash__(self) -> int:
+        # Options may hold dicts.
+        return hash((self.root, self.endpoint_url, self.engine, self.anon))
+
     @property
     def scheme(self) -> str:
         """Protocol of the root: ``s3``, ``gs``, ``file``, ..."""
@@ -69,7 +73,8 @@ class Mirror:
 
     def to_arguments(self) -> dict[str, Any]:
         """Give plain data that `resolve_mirror` turns into this mirror again."""
-        arguments: dict[str, Any] = {"mirror": self.name}
+        known = self.name in (*_PUBLIC, "sample")
+        arguments: dict[str, Any] = {"mirror": self.name if known else self.root}
         if self.endpoint_url:
             arguments["endpoint_url"] = self.endpoint_url
         if self.engine:
@@ -141,6 +146,12 @@ def resolve_mirror(
         raise MirrorError(msg, engine=carrier)
     if carrier == "obstore" and found.scheme not in ("s3", "gs"):
         msg = f"obstore serves s3:// and gs://; use engine='fsspec' for {found.root}"
+        raise MirrorError(msg, engine=carrier)
+    if carrier == "obstore" and (options or not anon):
+        msg = (
+            "obstore reads anonymously and takes no options of fsspec's; use "
+            f"engine='fsspec' with {sorted(options) or 'anon=False'}"
+        )
         raise MirrorError(msg, engine=carrier)
     return replace(
         found,
