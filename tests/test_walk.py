@@ -7,14 +7,19 @@ Google Cloud Storage by fake-gcs-server, and a folder.
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
+import struct
+import subprocess
+import sys
 
 import intake
 import pydicom
 import pytest
+from servers import NginxS3, RcloneS3, require
 
 import intake_idc
-from intake_idc import open_manifest, resolve_mirror, sample_path
+from intake_idc import demo, open_manifest, resolve_mirror, sample_path
 from intake_idc.errors import ObjectNotFound
 from intake_idc.storage import each, instances, open_store
 
@@ -198,3 +203,38 @@ def test_a_cluster_of_two_processes_reads_from_a_server(s3_nginx):
         bag = source.to_dask(partition_bytes="600 kB")
         uids = client.compute(bag.map(lambda d: str(d.SOPInstanceUID))).result(60)
     assert uids == [str(d.SOPInstanceUID) for d in source.read()]
+
+
+@pytest.mark.servers
+def test_the_demo_walks_through_the_names_of_the_real_buckets(tmp_path):
+    """The series that the demo asks for, of one object, in its true size.
+
+    Its bytes are not IDC's: an MR slice of the sample, with padding after the data
+    set (PS3.10 7.2) until it has the size that the index gives.
+    """
+    rows = intake_idc.open_idc(25).search(**demo.REAL).table.to_pylist()
+    row = min(rows, key=lambda row: row["series_size_MB"])
+    assert row["instanceCount"] == 1
+    folder = tmp_path / row["aws_bucket"] / row["crdc_series_uuid"]
+    folder.mkdir(parents=True)
+    uuid = (
+        intake_idc.open_idc(2, tables="sample").search(Modality="MR").manifest().uuids
+    )
+    data = next((BUCKET / uuid[0]).iterdir()).read_bytes()
+    padding = round(row["series_size_MB"] * 1e6) - len(data) - 8
+    trailer = struct.pack("<HHI", 0xFFFC, 0xFFFC, padding) + bytes(padding)
+    (folder / "00000000-0000-4000-8000-000000000000.dcm").write_bytes(data + trailer)
+    require(RcloneS3)
+    require(NginxS3)
+    with RcloneS3(tmp_path) as storage, NginxS3(storage) as server:
+        done = subprocess.run(
+            [sys.executable, "-m", "intake_idc", "demo", "--mirror", "aws"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "AWS_ENDPOINT_URL": server.endpoint},
+        )
+    assert done.returncode == 0, done.stderr
+    for line in ("1 series, 1 instance", "fetched        1", "kept           1"):
+        assert line in done.stdout
+    assert "mirror         aws" in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -48,38 +49,26 @@ _COUNTED = (
 )
 
 
+@dataclass(frozen=True, repr=False)
 class Cohort:
     """Series of one release that fulfil some conditions.
 
     Use `open_idc` or `open_manifest`, and narrow with `search` and `query`. A
     cohort never changes: each method gives a new one. It may be used from many
     threads.
-
-    Attributes
-    ----------
-    rows : Release or FixedRows
-        What is selected from: a release, or the rows of a manifest.
-    selection : Selection
-        The conditions.
-    mirror : Mirror or None
-        Where the objects are read unless a call says otherwise; None is the
-        environment's mirror, else AWS.
     """
 
-    def __init__(
-        self,
-        rows: Release | FixedRows,
-        selection: Selection | None = None,
-        *,
-        mirror: Mirror | None = None,
-        everything: bool = False,
-        problems: Sequence[Problem] = (),
-    ) -> None:
-        self.rows = rows
-        self.selection = selection or Selection()
-        self.mirror = mirror
-        self.problems = tuple(problems)
-        self._everything = everything or isinstance(rows, FixedRows)
+    rows: Release | FixedRows
+    """What is selected from: a release, or the rows of a manifest."""
+    selection: Selection = field(default_factory=Selection)
+    """The conditions."""
+    mirror: Mirror | None = None
+    """Where the objects are read unless a call says otherwise; None is the
+    environment's mirror, else AWS."""
+    everything: bool = False
+    """Whether every series is meant where there is no condition; see `all`."""
+    problems: tuple[Problem, ...] = field(default=(), compare=False)
+    """Lines of the manifest that were remarked or rejected."""
 
     # The value.
 
@@ -102,32 +91,9 @@ class Cohort:
             raise RequestError(msg)
         return self.rows
 
-    @property
-    def _identity(self) -> tuple[object, ...]:
-        return self.rows, self.selection, self.mirror, self._everything
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Cohort):
-            return NotImplemented
-        return self._identity == other._identity
-
-    def __hash__(self) -> int:
-        return hash(self._identity)
-
     def __dask_tokenize__(self) -> tuple[object, ...]:
-        return "intake_idc.Cohort", *self._identity
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (*self._identity, self.problems)
-
-    def _with(self, selection: Selection) -> Cohort:
-        return Cohort(
-            self.rows,
-            selection,
-            mirror=self.mirror,
-            everything=self._everything,
-            problems=self.problems,
-        )
+        place = self.rows, self.selection, self.mirror, self.everything
+        return "intake_idc.Cohort", *place
 
     # Narrowing.
 
@@ -145,7 +111,7 @@ class Cohort:
         RequestError
             A value is of a kind that no column can hold.
         """
-        return self._with(self.selection.where(columns))
+        return replace(self, selection=self.selection.where(columns))
 
     def query(self, condition: str) -> Cohort:
         """Narrow by one SQL condition, such as ``"series_size_MB < 50"``.
@@ -155,7 +121,7 @@ class Cohort:
         BadCondition
             It is not one read-only condition.
         """
-        return self._with(self.selection.query(condition))
+        return replace(self, selection=self.selection.query(condition))
 
     def all(self) -> Cohort:
         """Say that every series is meant, where there is no condition.
@@ -163,20 +129,12 @@ class Cohort:
         Without it a cohort with no condition can be asked, but not read or copied:
         all of IDC is 100 TB, and mostly a filter that was forgotten.
         """
-        return Cohort(
-            self.rows,
-            self.selection,
-            mirror=self.mirror,
-            everything=True,
-            problems=self.problems,
-        )
+        return replace(self, everything=True)
 
     def at(self, idc_version: int) -> Cohort:
         """Ask another release the same."""
         other = open_release(idc_version, self.release.spec)
-        return Cohort(
-            other, self.selection, mirror=self.mirror, everything=self._everything
-        )
+        return replace(self, rows=other, problems=())
 
     def reading_from(
         self,
@@ -195,13 +153,7 @@ class Cohort:
             engine=engine,
             storage_options=storage_options,
         )
-        return Cohort(
-            self.rows,
-            self.selection,
-            mirror=resolved,
-            everything=self._everything,
-            problems=self.problems,
-        )
+        return replace(self, mirror=resolved)
 
     # Asking the index.
 
@@ -584,7 +536,8 @@ class Cohort:
         return resolve_mirror(mirror if mirror is not None else self.mirror)
 
     def _reading_manifest(self, columns: Sequence[str] | None = None) -> Manifest:
-        if not self.selection and not self._everything:
+        meant = self.everything or isinstance(self.rows, FixedRows)
+        if not self.selection and not meant:
             msg = (
                 f"no condition was given, and the whole of release {self.idc_version} "
                 "was not asked for; narrow with search(...), or say all()"
@@ -595,15 +548,3 @@ class Cohort:
             msg = f"no series of release {self.idc_version} has {self.selection}"
             raise EmptySelection(msg)
         return manifest
-
-
-def _rebuild(
-    rows: Release | FixedRows,
-    selection: Selection,
-    mirror: Mirror | None,
-    everything: bool,
-    problems: tuple[Problem, ...],
-) -> Cohort:
-    return Cohort(
-        rows, selection, mirror=mirror, everything=everything, problems=problems
-    )

@@ -100,7 +100,9 @@ def open_manifest(
     from intake_idc.manifest import Manifest
 
     rows = FixedRows(Manifest(found, release.idc_version, name), release.spec)
-    return Cohort(rows, mirror=_own_mirror(mirror, release), problems=lines.problems)
+    return Cohort(
+        rows, mirror=_own_mirror(mirror, release), problems=tuple(lines.problems)
+    )
 
 
 def _read(name: str) -> Lines:
