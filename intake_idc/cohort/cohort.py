@@ -102,7 +102,9 @@ class Cohort:
 
         ``re.compile(...)`` matches anywhere in the text; None is null.
 
-        >>> cohort.search(Modality=["CT", "PT"], BodyPartExamined=None)
+        >>> from intake_idc import open_idc
+        >>> open_idc(25).search(Modality=["CT", "PT"], BodyPartExamined=None)
+        <Cohort of IDC release 25: BodyPartExamined = null and Modality = 'CT' or 'PT'>
 
         Raises
         ------

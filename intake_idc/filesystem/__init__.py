@@ -107,10 +107,12 @@ class IDCFileSystem(AsyncFileSystem):
 
     Examples
     --------
+    >>> import fsspec
     >>> fs = fsspec.filesystem("idc")
     >>> fs.ls("idc://v25/rider_pilot", detail=False)[0]
     'v25/rider_pilot/1.3.6.1.4.1.9328.50.1.0109'
-    >>> fs.get("idc://v25/rider_pilot/*/*/*/*.dcm", "here/")
+    >>> fs.du("idc://v25/rider_pilot")
+    11259208456
     """
 
     protocol = "idc"
