@@ -14,7 +14,7 @@ extensions = [
 ]
 html_theme = "furo"
 html_title = f"intake-idc {release}"
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "decisions/0000-template.md"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["bytes_text", "count_text", "pairs", "pairs_html", "rows", "rows_html"]
+__all__ = ["bytes_text", "count_text", "pairs", "pairs_html", "rows"]
 
 
 def bytes_text(size: float) -> str:
@@ -44,7 +44,8 @@ def pairs_html(title: str, items: Iterable[tuple[str, object]]) -> str:
         f"<td style='text-align:left'>{html.escape(str(value))}</td></tr>"
         for name, value in items
     )
-    return f"<table><caption>{html.escape(title)}</caption>{body}</table>"
+    caption = f"<caption style='white-space:nowrap'>{html.escape(title)}</caption>"
+    return f"<table>{caption}{body}</table>"
 
 
 def _cell(value: object) -> str:
@@ -79,13 +80,3 @@ def rows(header: Sequence[str], body: Iterable[Sequence[object]]) -> str:
         return "  ".join(parts).rstrip()
 
     return "\n".join([line(header), *(line(row) for row in cells)])
-
-
-def rows_html(header: Sequence[str], body: Iterable[Sequence[object]]) -> str:
-    """Lay out rows under a header as an HTML table."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    lines = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(_cell(v))}</td>" for v in row) + "</tr>"
-        for row in body
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
