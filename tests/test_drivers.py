@@ -204,6 +204,73 @@ sources:
     assert entry.chest(idc_version=24)(Modality=["SM"]).idc_version == 24
 
 
+GLOBAL = """
+metadata:
+  version: 1
+  parameters:
+    idc_version: {description: release, type: int, default: 24}
+sources:
+  release:
+    driver: idc
+    args: {idc_version: "{{ idc_version }}"}
+  cohort:
+    driver: idc_cohort
+    args: {idc_version: "{{ idc_version }}", collection_id: nlst, Modality: SM}
+  literal:
+    driver: idc_cohort
+    args: {idc_version: 24, collection_id: nlst, Modality: SM}
+    parameters:
+      idc_version: {description: release, type: int, default: 24}
+"""
+
+
+def test_a_parameter_of_the_whole_catalog_moves_its_entries_too(tmp_path):
+    path = tmp_path / "mine.yml"
+    path.write_text(GLOBAL)
+    catalog = intake.open_catalog(str(path))
+    assert catalog.release.idc_version == 24
+    assert catalog.release(idc_version=OLD).idc_version == OLD
+    assert catalog.release(idc_version=OLD).nlst.idc_version == OLD
+    assert catalog.cohort(idc_version=OLD)(Modality=["SM"]).idc_version == OLD
+
+
+def test_a_literal_argument_is_what_intake_makes_of_it_and_says_so(tmp_path):
+    # Intake ignores a parameter that no argument uses. The source shows its release.
+    path = tmp_path / "mine.yml"
+    path.write_text(GLOBAL)
+    source = intake.open_catalog(str(path)).literal(idc_version=OLD)
+    assert f"release {source.idc_version}" in repr(source)
+    assert len(source) == SERIES[source.idc_version]
+
+
+def test_a_pinned_file_is_moved_by_nothing_but_an_explicit_number():
+    pinned = CAT.v24
+    assert pinned.index.idc_version == 24
+    assert pinned.index(columns=["Modality"]).idc_version == 24
+    assert pinned.collections(engine="fsspec").idc_version == 24
+    assert pinned.index(idc_version=OLD).idc_version == OLD
+
+
+def test_what_was_opened_stays_when_the_file_changes(tmp_path):
+    path = tmp_path / "mine.yml"
+    path.write_text(GLOBAL)
+    catalog = intake.open_catalog(str(path), ttl=None)
+    source = catalog.cohort
+    path.write_text(GLOBAL.replace("24", "20"))
+    assert catalog.cohort.idc_version == source.idc_version == 24
+    assert source(Modality=["SM"]).idc_version == 24
+    assert CAT.idc.ttl is None
+
+
+def test_intakes_own_add_keeps_a_source_as_it_is(tmp_path):
+    path = tmp_path / "mine.yml"
+    path.write_text("sources: {}\n")
+    catalog = intake.open_catalog(str(path))
+    catalog.add(CAT.idc(idc_version=OLD).search(**COHORT), name="slides")
+    again = intake.open_catalog(str(path)).slides
+    assert (again.idc_version, len(again)) == (OLD, SERIES[OLD])
+
+
 # Intake's verbs.
 
 
