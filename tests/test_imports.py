@@ -74,3 +74,22 @@ def test_every_public_name_is_found_and_listed():
         "else: raise SystemExit('no error')\n"
     )
     loaded_by(code)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "x = open_idc(25).search(collection_id='rider_pilot').table",
+        "x = open_idc(25).search(collection_id='rider_pilot'); y = len(x), x.df",
+        "x = open_idc(2, tables='sample').search(Modality='CT').to_dask().compute()",
+        "x = open_idc(25); f = x.manifest()",
+    ],
+)
+def test_a_process_ends_in_silence(code):
+    done = subprocess.run(
+        [sys.executable, "-c", f"from intake_idc import open_idc\n{code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""

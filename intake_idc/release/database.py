@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import threading
@@ -289,9 +290,20 @@ def database(tables: Tables) -> Database:
     """
     key = (os.getpid(), tables.folder)
     with _LOCK:
+        if not _DATABASES:
+            atexit.register(_close_all)
         if key not in _DATABASES:
             _DATABASES[key] = Database(tables)
         return _DATABASES[key]
+
+
+def _close_all() -> None:
+    """Let go of every connection before the interpreter takes itself apart.
+
+    DuckDB 2 otherwise writes a page about leaked instances when a process ends.
+    """
+    with _LOCK:
+        _DATABASES.clear()
 
 
 def memory_database() -> Database:
