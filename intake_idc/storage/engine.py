@@ -100,7 +100,9 @@ class _Obstore:
             "client_options": {
                 "allow_http": bool(endpoint and endpoint.startswith("http://")),
                 "connect_timeout": timedelta(seconds=10),
-                # The default of 30 s for a whole answer fails on large objects.
+                # A server that has gone quiet; the whole may take longer than the
+                # default of 30 s, which fails on large objects.
+                "read_timeout": timedelta(seconds=60),
                 "timeout": timedelta(hours=1),
             },
             "retry_config": {
