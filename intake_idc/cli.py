@@ -8,7 +8,6 @@ not what it should be, and 130 when it was interrupted.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,12 @@ import click
 
 from intake_idc import display
 from intake_idc._version import __version__
-from intake_idc.errors import IDCError, IntegrityError, RequestError
+from intake_idc.errors import (
+    EmptySelection,
+    IDCError,
+    IntegrityError,
+    RequestError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,9 +45,15 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted; run it again to go on", err=True)
         sys.exit(130)
+    except EmptySelection as error:
+        click.echo(f"intake-idc: {error} (here: --all)", err=True)
+        sys.exit(error.exit_code)
     except IDCError as error:
         click.echo(f"intake-idc: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        click.echo(f"intake-idc: {error}", err=True)
+        sys.exit(4)
 
 
 @click.group(
@@ -55,7 +65,8 @@ def command() -> None:
 
     A cohort is named by FILTERS, each COLUMN=VALUE: several values are divided by
     commas (any of them), several filters all hold, COLUMN=~TEXT is a regular
-    expression, COLUMN= is null. Instead of filters, the path of an s5cmd manifest.
+    expression, COLUMN= is null. The first may be the path of an s5cmd manifest, whose
+    series are then filtered.
 
     \b
     Exit codes: 0 done, 2 asked wrongly, 3 manifest or plan refused, 4 something
@@ -66,6 +77,16 @@ def command() -> None:
 def _cohort_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.argument("filters", nargs=-1, metavar="FILTERS..."),
+        click.option(
+            "--all", "everything", is_flag=True, help="Take every series there is."
+        ),
+        click.option(
+            "--problems",
+            type=click.Choice(["raise", "report"]),
+            default="raise",
+            show_default=True,
+            help="What to do with lines of a manifest that give no series.",
+        ),
         click.option(
             "--where",
             multiple=True,
@@ -179,17 +200,14 @@ def releases(tables: str | None, as_json: bool) -> None:
     "--list", "as_list", is_flag=True, help="Print the SeriesInstanceUIDs alone."
 )
 def select(
-    filters: Sequence[str],
-    where: Sequence[str],
-    idc_version: str,
-    tables: str | None,
     output: Path | None,
     bucket: Any,
     diff: int | None,
     as_list: bool,
+    **named: Any,
 ) -> None:
     """Select a cohort: show its counts, or write it."""
-    cohort = _cohort(filters, where, idc_version, tables)
+    cohort = _cohort(**named)
     click.echo("\n".join(cohort.keys()) if as_list else str(cohort))
     # What is not the list goes where it does not get into one.
     if diff is not None:
@@ -214,10 +232,6 @@ def select(
     help="Write one JSON line for each object.",
 )
 def copy(
-    filters: Sequence[str],
-    where: Sequence[str],
-    idc_version: str,
-    tables: str | None,
     mirror: str | None,
     endpoint_url: str | None,
     engine: Any,
@@ -225,13 +239,16 @@ def copy(
     target: Path,
     dry_run: bool,
     report: Path | None,
+    **named: Any,
 ) -> None:
     """Copy a cohort to a folder; what is there already is not fetched again."""
     from intake_idc.errors import TransferError
     from intake_idc.transfer import as_rows
 
-    cohort = _cohort(filters, where, idc_version, tables)
-    cohort = _placed(cohort, mirror, endpoint_url, engine)
+    cohort = _placed(_cohort(**named), mirror, endpoint_url, engine)
+    if report is not None and (dry_run or not report.parent.is_dir()):
+        msg = f"--report {report}: its folder must be there, and a dry run has none"
+        raise RequestError(msg)
     if dry_run:
         click.echo(str(cohort.plan(target, dir_template=dir_template)))
         return
@@ -253,25 +270,21 @@ def copy(
 @_mirror_options
 @click.argument("target", metavar="DIR", type=click.Path(path_type=Path))
 def verify(
-    filters: Sequence[str],
-    where: Sequence[str],
-    idc_version: str,
-    tables: str | None,
     mirror: str | None,
     endpoint_url: str | None,
     engine: Any,
     dir_template: str | None,
     target: Path,
+    **named: Any,
 ) -> None:
     """Compare a folder with a cohort: names and sizes against listing and index.
 
     The folder DIR comes last, after the filters.
     """
-    cohort = _cohort(filters, where, idc_version, tables)
-    cohort = _placed(cohort, mirror, endpoint_url, engine)
+    cohort = _placed(_cohort(**named), mirror, endpoint_url, engine)
     found = cohort.verify(target, dir_template=dir_template)
     click.echo(str(found))
-    for name in ("differ", "missing"):
+    for name in ("differ", "missing", "extra"):
         for path in getattr(found, name)[:10]:
             click.echo(f"  {name}: {path}")
     if not found.ok:
@@ -280,21 +293,30 @@ def verify(
 
 
 def _cohort(
-    filters: Sequence[str], where: Sequence[str], idc_version: str, tables: str | None
+    filters: Sequence[str],
+    where: Sequence[str],
+    idc_version: str,
+    tables: str | None,
+    problems: Any,
+    *,
+    everything: bool,
 ) -> Cohort:
     from intake_idc.cohort import open_idc, open_manifest
 
     number = _number(idc_version)
-    if len(filters) == 1 and filters[0].endswith(MANIFEST_SUFFIXES):
-        cohort = open_manifest(filters[0], idc_version=number, tables=tables)
+    if filters and filters[0].endswith(MANIFEST_SUFFIXES):
+        path, *filters = filters
+        cohort = open_manifest(
+            path, idc_version=number, tables=tables, problems=problems
+        )
     else:
-        cohort = open_idc(number or "current", tables=tables)
-        for text in filters:
-            column, value = _filter(text, cohort)
-            cohort = cohort.search(**{column: value})
+        cohort = open_idc("current" if number is None else number, tables=tables)
+    for text in filters:
+        column, value = _filter(text, cohort)
+        cohort = cohort.search(**{column: value})
     for condition in where:
         cohort = cohort.query(condition)
-    return cohort
+    return cohort.all() if everything else cohort
 
 
 def _number(text: str) -> int | None:
@@ -317,7 +339,7 @@ def _filter(text: str, cohort: Cohort) -> tuple[str, Any]:
     if not value:
         return column, None
     if value.startswith("~"):
-        return column, re.compile(value[1:])
+        return column, {"regex": value[1:]}
     number = cohort.rows.columns.get(column, "VARCHAR") != "VARCHAR"
     values = value.split(",")
     if not number:
@@ -334,8 +356,7 @@ def _placed(
 ) -> Cohort:
     if mirror is None and endpoint_url is None and engine is None:
         return cohort
-    place = mirror if mirror is not None else cohort.mirror
-    return cohort.reading_from(place, endpoint_url=endpoint_url, engine=engine)
+    return cohort.reading_from(mirror, endpoint_url=endpoint_url, engine=engine)
 
 
 def _write(cohort: Cohort, output: Path, bucket: Any) -> None:

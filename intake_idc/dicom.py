@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pydicom import Dataset
+from pydicom.datadict import keyword_dict, tag_for_keyword
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import dcmread, read_partial
 from pydicom.multival import MultiValue
@@ -20,7 +21,7 @@ from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from pydicom.valuerep import DA, DT, IS, TM, DSdecimal, DSfloat, PersonName
 
-from intake_idc.errors import DicomReadError
+from intake_idc.errors import DicomReadError, RequestError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HEADER_BYTES",
     "Dataset",
+    "check_keywords",
     "read_dataset",
     "read_header",
     "values",
@@ -41,6 +43,9 @@ HEADER_BYTES = 16 * 1024
 0028 in it."""
 GROWTH = 4
 """Factor by which the range grows until the header is complete."""
+
+FILE_META_GROUP = 0x0002
+"""Group of the File Meta Information (PS3.10 7.1)."""
 
 PIXEL_DATA = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 """Float Pixel Data, Double Float Pixel Data and Pixel Data (PS3.3 C.7.6.3)."""
@@ -206,9 +211,26 @@ def values(dataset: Dataset, keywords: Sequence[str], url: str = "") -> dict[str
     return {keyword: _value(dataset, keyword, url) for keyword in keywords}
 
 
+def check_keywords(keywords: Sequence[str]) -> None:
+    """Refuse what is no DICOM keyword (PS3.6), and name the nearest.
+
+    Raises
+    ------
+    RequestError
+        A keyword is not in the dictionary.
+    """
+    for keyword in keywords:
+        if not isinstance(keyword, str) or tag_for_keyword(keyword) is None:
+            near = nearest(keyword, keyword_dict)
+            msg = f"{keyword!r} is no DICOM keyword{near}"
+            raise RequestError(msg, keyword=keyword)
+
+
 def _value(dataset: Dataset, keyword: str, url: str) -> Any:
+    tag = tag_for_keyword(keyword)
+    in_file_meta = tag is not None and tag >> 16 == FILE_META_GROUP
     try:
-        return _plain(dataset.get(keyword))
+        return _plain((dataset.file_meta if in_file_meta else dataset).get(keyword))
     except _PYDICOM_RAISES as error:
         msg = f"{url}: {keyword} cannot be given as a value ({error})"
         raise DicomReadError(msg, kind="malformed", url=url) from error

@@ -9,6 +9,7 @@ same cohort has the same graph wherever it is built.
 from __future__ import annotations
 
 import functools
+import operator
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from dask.base import tokenize
 from dask.sizeof import sizeof
 from dask.utils import parse_bytes
 
-from intake_idc.errors import EmptySelection
+from intake_idc.errors import EmptySelection, RequestError
 from intake_idc.storage import each, instances, open_store, read_instance
 
 if TYPE_CHECKING:
@@ -133,7 +134,11 @@ def datasets(
         (None, HEADER_INSTANCES) if headers_only else (PARTITION_BYTES, PIXEL_INSTANCES)
     )
     return _bag(
-        task, manifest, name, partition_bytes or size, partition_instances or count
+        task,
+        manifest,
+        name,
+        size if partition_bytes is None else partition_bytes,
+        count if partition_instances is None else partition_instances,
     )
 
 
@@ -154,6 +159,9 @@ def header_rows(
     EmptySelection
         The manifest has no rows.
     """
+    from intake_idc import dicom
+
+    dicom.check_keywords(keywords)
     task = partial(_read_rows, mirror=mirror, keywords=tuple(keywords))
     return _bag(task, manifest, "header-row", None, partition_instances)
 
@@ -189,7 +197,11 @@ def _bag(
 def _bytes(size: int | str | None) -> int:
     if size is None:
         return sys.maxsize
-    return parse_bytes(size) if isinstance(size, str) else size
+    try:
+        return parse_bytes(size) if isinstance(size, str) else operator.index(size)
+    except (ValueError, TypeError) as error:
+        msg = f"partition_bytes is a number or a text like '128 MiB'; got {size!r}"
+        raise RequestError(msg) from error
 
 
 def _read_partition(

@@ -44,7 +44,9 @@ DIR_TEMPLATE = (
 LONGEST_NAME = 120
 """Characters of one part of a path; longer ones end in a digest of the whole."""
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?$", re.IGNORECASE)
+_RESERVED = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?$", re.IGNORECASE
+)
 _TOKEN = re.compile(r"%([A-Za-z_][A-Za-z0-9_]*)")
 
 
@@ -173,7 +175,7 @@ def safe_name(text: str) -> str:
     """
     name = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text)).strip(". ")
     # Lone surrogates cannot be encoded for any file system.
-    name = name.encode("utf-8", "replace").decode("utf-8") or "_"
+    name = name.encode("utf-8", "replace").decode("utf-8").replace("?", "_") or "_"
     if _RESERVED.match(name):
         name = f"_{name}"
     if len(name) > LONGEST_NAME or len(name.encode()) > 2 * LONGEST_NAME:

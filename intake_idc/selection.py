@@ -219,7 +219,11 @@ class Selection:
                 msg = f"a condition holds 'column' and 'is'; got {item!r}"
                 raise RequestError(msg)
             selection = selection.where({str(item["column"]): item["is"]})
-        for condition in data.get("sql", ()):
+        sql = data.get("sql", [])
+        if not isinstance(sql, list | tuple):
+            msg = f"'sql' is a list of conditions; got {sql!r}"
+            raise RequestError(msg)
+        for condition in sql:
             selection = selection.query(condition)
         return selection
 
@@ -308,7 +312,9 @@ def _condition(column: str, wanted: Any) -> Condition:
 
 
 def _items(column: str, wanted: Any) -> Iterator[Any]:
-    if isinstance(wanted, str | Mapping) or not hasattr(wanted, "__iter__"):
+    # An array of no dimension is a scalar that says it can be iterated.
+    scalar = not hasattr(wanted, "__iter__") or getattr(wanted, "ndim", None) == 0
+    if scalar or isinstance(wanted, str | bytes | Mapping):
         yield _plain(wanted)
         return
     if isinstance(wanted, AbstractSet):
@@ -341,7 +347,7 @@ def _pattern(pattern: re.Pattern[Any]) -> Pattern:
     return Pattern(pattern.pattern, names)
 
 
-def _check_sql(condition: str) -> None:
+def _check_sql(condition: object) -> None:
     """Accept a text only if it parses alone, and inside parentheses.
 
     Each of the two parses refuses what the other lets through: the first lets
@@ -349,6 +355,9 @@ def _check_sql(condition: str) -> None:
     """
     import duckdb
 
+    if not isinstance(condition, str):
+        msg = f"an SQL condition is a text; got {condition!r}"
+        raise BadCondition(msg)
     for wrapped in (f"SELECT (\n{condition}\n)", f"SELECT\n{condition}\n"):
         try:
             statements = duckdb.extract_statements(wrapped)

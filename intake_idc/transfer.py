@@ -118,8 +118,13 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether every object is there with the right size."""
-        return not self.differ and not self.missing
+        """Whether every object is there with the right size, and no other.
+
+        A folder with objects of another release of a series is not that series.
+        Files that are no DICOM objects do not matter.
+        """
+        foreign = any(path.suffix == ".dcm" for path in self.extra)
+        return not self.differ and not self.missing and not foreign
 
     def _items(self) -> list[tuple[str, object]]:
         return [

@@ -12,7 +12,7 @@ from intake_idc import display
 from intake_idc.cohort import writing
 from intake_idc.cohort.difference import compare
 from intake_idc.errors import EmptySelection, RequestError
-from intake_idc.release import MANIFEST_COLUMNS, FixedRows, Release, open_release
+from intake_idc.release import MANIFEST_COLUMNS, FixedRows, Release
 from intake_idc.selection import Selection
 
 if TYPE_CHECKING:
@@ -135,8 +135,7 @@ class Cohort:
 
     def at(self, idc_version: int) -> Cohort:
         """Ask another release the same."""
-        other = open_release(idc_version, self.release.spec)
-        return replace(self, rows=other, problems=())
+        return replace(self, rows=self.release.at(idc_version), problems=())
 
     def reading_from(
         self,
@@ -146,14 +145,18 @@ class Cohort:
         engine: EngineName | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> Cohort:
-        """Give the same cohort, read from a mirror; see `resolve_mirror`."""
+        """Give the same cohort, read from a mirror; see `resolve_mirror`.
+
+        What is not named stays as it was.
+        """
         from intake_idc.storage import resolve_mirror
 
         resolved = resolve_mirror(
-            mirror,
+            self.mirror if mirror is None else mirror,
             endpoint_url=endpoint_url,
             engine=engine,
             storage_options=storage_options,
+            environment=False,
         )
         return replace(self, mirror=resolved)
 
@@ -249,7 +252,7 @@ class Cohort:
         UnknownRelease
             The tables do not know that release.
         """
-        other = open_release(idc_version, self.release.spec)
+        other = self.release.at(idc_version)
         sides = {}
         for release in (self.release, other):
             found = release.rows(
@@ -304,6 +307,8 @@ class Cohort:
         """
         from intake_idc import lazy
 
+        if isinstance(keywords, str):
+            keywords = [keywords]
         return lazy.header_rows(
             self._reading_manifest(), self._mirror(mirror), keywords
         )
@@ -416,6 +421,9 @@ class Cohort:
         from intake_idc import plan as planning
         from intake_idc import storage, transfer
 
+        if "://" in os.fspath(target):
+            msg = f"a copy goes to a folder of this machine; got {target!r}"
+            raise RequestError(msg, target=str(target))
         template = planning.DIR_TEMPLATE if dir_template is None else dir_template
         named = planning.template_columns(template, self.rows.columns)
         manifest = self._reading_manifest([*named, "crdc_series_uuid"])
@@ -474,20 +482,26 @@ class Cohort:
         target = Path(path)
         arguments: dict[str, Any]
         if isinstance(self.rows, FixedRows):
-            beside = self.to_manifest(target.with_suffix(".s5cmd"))
+            # A name of its own: "cohort.s5cmd" may be the user's.
+            digest = self._reading_manifest().digest[:12]
+            beside = self.to_manifest(target.with_name(f"{target.stem}-{digest}.s5cmd"))
             driver = "idc_manifest"
             arguments = {"urlpath": f"{{{{ CATALOG_DIR }}}}/{beside.name}"}
         else:
             driver = "idc_cohort"
             arguments = self.selection.to_arguments()
+            if self.everything:
+                arguments["everything"] = True
             writing.refuse_templates(arguments)
         arguments["idc_version"] = self.idc_version
         if self.rows.spec is not None:
             arguments["tables"] = self.rows.spec
+        if self.rows.digest is not None:
+            arguments["digest"] = self.rows.digest
         # The embedded sample is its own mirror, which need not be said.
         if self.mirror is not None and self.mirror.name != self.rows.spec:
             arguments |= self.mirror.to_arguments()
-        description = f"{self.selection}, IDC release {self.idc_version}"
+        description = f"{self._where}, IDC release {self.idc_version}"
         writing.refuse_templates(description)
         writing.write_catalog(target, name, driver, arguments, description)
         return target
@@ -504,6 +518,12 @@ class Cohort:
             (name, f"{counts[name]:,}")
             for name in ("series", "studies", "patients", "collections")
         ]
+        rejected = sum(problem.rejected for problem in self.problems)
+        remarked = len(self.problems) - rejected
+        lines: list[tuple[str, object]] = [
+            ("lines left out", f"{rejected:,}"),
+            ("lines remarked", f"{remarked:,}"),
+        ]
         return [
             ("where", self._where),
             *counted,
@@ -511,6 +531,7 @@ class Cohort:
             ("size", display.bytes_text(counts["bytes"])),
             ("licences", licenses or "-"),
             ("source", self.rows.source),
+            *(lines if self.problems else []),
         ]
 
     @property

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import zlib
+from lzma import LZMAError
 from typing import TYPE_CHECKING, Literal
 
 from intake_idc.cohort.cohort import Cohort
+from intake_idc.credentials import refuse_in_url
 from intake_idc.errors import EmptySelection, RequestError, StorageError
 from intake_idc.formats import Lines, check_problems
 from intake_idc.release import FixedRows, Release, open_release
@@ -54,6 +57,7 @@ def open_manifest(
     *,
     idc_version: int | Literal["current"] | None = None,
     tables: str | os.PathLike[str] | None = None,
+    digest: Mapping[str, str] | str | None = None,
     mirror: str | os.PathLike[str] | Mirror | None = None,
     problems: Literal["raise", "report"] = "raise",
 ) -> Cohort:
@@ -69,7 +73,7 @@ def open_manifest(
     idc_version : int or "current", optional
         The release that the cohort belongs to. By default the one that the
         manifest's header names, else the current one.
-    tables, mirror
+    tables, digest, mirror
         As in `open_idc`.
     problems : "raise" or "report"
         What to do with lines that give no series: refuse the manifest, or go on
@@ -86,20 +90,23 @@ def open_manifest(
         msg = f"problems is 'raise' or 'report'; got {problems!r}"
         raise RequestError(msg)
     name = os.fspath(path)
+    refuse_in_url(name, "manifest")
     lines = _read(name)
     if idc_version is None:
         named = lines.idc_versions
         idc_version = max(named) if named else "current"
-    release = open_release(idc_version, tables)
+    release = open_release(idc_version, tables, digest)
     found = _resolved(lines, release)
     if problems == "raise":
         check_problems(name, lines.problems, taken=found.num_rows)
     if not found.num_rows:
-        msg = f"the manifest {name} names no series"
-        raise EmptySelection(msg, name=name)
+        rejected = "".join(f"\n  {problem}" for problem in lines.problems[:10])
+        msg = f"the manifest {name} names no series{rejected}"
+        raise EmptySelection(msg, name=name, problems=tuple(lines.problems))
     from intake_idc.manifest import Manifest
 
-    rows = FixedRows(Manifest(found, release.idc_version, name), release.spec)
+    manifest = Manifest(found, release.idc_version, name)
+    rows = FixedRows(manifest, release.spec, release.digest)
     return Cohort(
         rows, mirror=_own_mirror(mirror, release), problems=tuple(lines.problems)
     )
@@ -113,9 +120,9 @@ def _read(name: str) -> Lines:
     try:
         with fsspec.open(name, "rb", compression="infer") as file:
             return s5cmd.read(file.read())
-    except (OSError, ValueError) as error:
-        if isinstance(error, RequestError):
-            raise
+    except RequestError:
+        raise
+    except (OSError, ValueError, EOFError, ImportError, zlib.error, LZMAError) as error:
         msg = f"the manifest {name} cannot be read: {error}"
         raise StorageError(msg, path=name) from error
 
@@ -147,4 +154,4 @@ def _own_mirror(
     from intake_idc.storage import resolve_mirror
 
     named = "sample" if mirror is None and release.spec == "sample" else mirror
-    return None if named is None else resolve_mirror(named)
+    return None if named is None else resolve_mirror(named, environment=False)

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from intake_idc.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
     import pyarrow as pa
 
     from intake_idc.manifest import Manifest
 
-__all__ = ["write_catalog", "write_manifest", "write_table"]
+__all__ = ["refuse_templates", "write_catalog", "write_manifest", "write_table"]
 
 
 def write_manifest(
     path: Path, manifest: Manifest, mirror: Literal["aws", "gcs"], date: str | None
 ) -> None:
-    """Write an s5cmd manifest."""
+    """Write an s5cmd manifest.
+
+    Raises
+    ------
+    RequestError
+        The name asks for compression, which s5cmd does not read.
+    """
+    if path.suffix in (".gz", ".bz2", ".xz", ".zip"):
+        msg = f"an s5cmd manifest is plain text; got {path.name!r}"
+        raise RequestError(msg, path=str(path))
     from intake_idc.formats import s5cmd
 
     lines = s5cmd.write(manifest, path.name, mirror=mirror, date=date)
@@ -40,11 +50,12 @@ def write_table(path: Path, table: pa.Table) -> None:
     from pyarrow import csv, parquet
 
     writers = {".csv": csv.write_csv, ".parquet": parquet.write_table}
-    if path.suffix not in writers:
+    suffix = path.suffix.lower()
+    if suffix not in writers:
         msg = f"a table ends in .csv or .parquet; got {path.name!r}"
         raise RequestError(msg)
     with _beside(path) as part:
-        writers[path.suffix](table, part)
+        writers[suffix](table, part)
 
 
 def write_catalog(
@@ -69,22 +80,36 @@ def write_catalog(
 
 
 def refuse_templates(value: Any) -> None:
-    """Refuse what Intake would run through its template engine."""
-    if isinstance(value, str) and ("{{" in value or "{%" in value):
-        msg = (
-            f"{value!r} holds template signs, which Intake evaluates when it opens "
-            "a catalog; write such a cohort as a manifest"
-        )
-        raise RequestError(msg)
-    if isinstance(value, dict):
-        value = [*value, *value.values()]
-    for item in value if isinstance(value, list) else ():
-        refuse_templates(item)
+    """Refuse what Intake's template engine would run, or would not give back.
+
+    Raises
+    ------
+    RequestError
+        A text holds template signs, a carriage return, or ends in a line feed.
+    """
+    if isinstance(value, str):
+        signs = [sign for sign in ("{{", "{%", "{#", "\r") if sign in value]
+        if signs or value.endswith("\n"):
+            msg = (
+                f"{value!r} would not come back from a catalog as it is: Intake runs "
+                "it through a template engine; write such a cohort as a manifest"
+            )
+            raise RequestError(msg, value=value)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            refuse_templates(key)
+            refuse_templates(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            refuse_templates(item)
 
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """Give a file beside a path, which takes its place when it is whole."""
+    if "://" in str(path) or ":/" in str(path.parent):
+        msg = f"this writes to a file of this machine; got {path}"
+        raise RequestError(msg, path=str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

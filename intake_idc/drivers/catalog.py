@@ -33,9 +33,12 @@ class _CollectionEntry(CatalogEntry):
     business with names that come out of a table.
     """
 
-    def __init__(self, name: str, description: str, args: dict[str, Any]) -> None:
+    def __init__(
+        self, *, name: str, description: str, driver: str, args: dict[str, Any]
+    ) -> None:
         super().__init__()
         self._name, self._description, self._args = name, description, args
+        self._driver = driver
         self._container = IDCCohort.container
         self._user_parameters: list[Any] = []
         self._catalog: Any = None
@@ -50,8 +53,8 @@ class _CollectionEntry(CatalogEntry):
         return {
             "name": self._name,
             "container": self._container,
-            "plugin": ["idc_cohort"],
-            "driver": ["idc_cohort"],
+            "plugin": [self._driver],
+            "driver": [self._driver],
             "description": self._description,
             "direct_access": True,
             "user_parameters": [],
@@ -98,7 +101,13 @@ class _Collections(Mapping[str, _CollectionEntry]):
         if name not in self._names:
             raise KeyError(name)
         args = {**self._args, "collection_id": name}
-        return _CollectionEntry(name, self._descriptions.get(name, ""), args)
+        # Intake writes a catalog down from the keywords that its entries were made of.
+        return _CollectionEntry(
+            name=name,
+            description=self._descriptions.get(name, ""),
+            driver=IDCCohort.name,
+            args=args,
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

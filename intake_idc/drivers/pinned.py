@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from intake.source.base import DataSource
 
+from intake_idc.cohort.writing import refuse_templates
+
 __all__ = ["Pinned", "Version"]
 
 Version = int | Literal["current"]
@@ -62,8 +64,15 @@ class Pinned(DataSource):
         return _remake, (type(self), kwargs, self.name, self.description)
 
     def _yaml(self) -> dict[str, Any]:
-        """Describe the source by its driver's name, whatever its own name is."""
+        """Describe the source by its driver's name, whatever its own name is.
+
+        Raises
+        ------
+        RequestError
+            A text would not come back from a catalog as it is.
+        """
         kwargs = dict(self._captured_init_kwargs)
+        refuse_templates([kwargs, self.name, self.description or ""])
         metadata = dict(kwargs.pop("metadata", None) or {})
         metadata.pop("catalog_dir", None)
         entry = {

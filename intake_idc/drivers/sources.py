@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -88,7 +92,7 @@ class _CohortSource(Pinned):
         if self._mirror is None and not any(self._reading.values()):
             return cohort
         return cohort.reading_from(
-            self._mirror if self._mirror is not None else cohort.mirror,
+            self._mirror,
             **self._reading,  # type: ignore[arg-type]
         )
 
@@ -171,6 +175,8 @@ class IDCCohort(_CohortSource):
         SQL conditions.
     selection : dict, optional
         Conditions as data; see `Selection.to_dict`.
+    everything : bool
+        Whether every series is meant where there is no condition; see `Cohort.all`.
     **columns
         Conditions by column; see `Cohort.search`. In YAML, a regular expression is
         ``{regex: "chest", flags: [IGNORECASE]}``.
@@ -190,9 +196,11 @@ class IDCCohort(_CohortSource):
         storage_options: Mapping[str, Any] | None = None,
         query: str | list[str] | None = None,
         selection: Mapping[str, Any] | None = None,
+        everything: bool = False,
         metadata: Mapping[str, Any] | None = None,
         **columns: Any,
     ) -> None:
+        _refuse_misspelt(columns)
         super().__init__(
             mirror=mirror,
             endpoint_url=endpoint_url,
@@ -208,6 +216,7 @@ class IDCCohort(_CohortSource):
         release = open_release(idc_version, tables, digest)
         self.idc_version = release.idc_version
         self._digest, self._tables, self._chosen = digest, tables, chosen
+        self._everything = everything
         for column in columns:
             del self._captured_init_kwargs[column]
         for spent in ("query", "selection"):
@@ -220,7 +229,9 @@ class IDCCohort(_CohortSource):
     def cohort(self) -> Cohort:
         """The cohort itself, free of Intake."""
         whole = open_idc(self.idc_version, tables=self._tables, digest=self._digest)
-        return self._placed(Cohort(whole.rows, self._chosen, mirror=whole.mirror))
+        return self._placed(
+            replace(whole, selection=self._chosen, everything=self._everything)
+        )
 
     def search(self, **columns: Any) -> IDCCohort:
         """Narrow by columns; see `Cohort.search`."""
@@ -246,6 +257,22 @@ class IDCCohort(_CohortSource):
         return narrowed
 
 
+def _refuse_misspelt(columns: Mapping[str, Any]) -> None:
+    """Refuse a column that is nearly an argument: it would be taken for a filter.
+
+    Raises
+    ------
+    RequestError
+        ``idc_verison`` and its like.
+    """
+    known = [name for name in inspect.signature(IDCCohort).parameters if "_" in name]
+    for column in columns:
+        near = difflib.get_close_matches(column, known, 1, 0.8)
+        if near:
+            msg = f"unknown argument {column!r}; did you mean {near[0]!r}?"
+            raise RequestError(msg, argument=column)
+
+
 class IDCManifest(_CohortSource):
     """Driver ``idc_manifest``: the series that an s5cmd manifest names.
 
@@ -258,7 +285,7 @@ class IDCManifest(_CohortSource):
         manifest's header names, else the current one.
     problems : "raise" or "report"
         What to do with lines that give no series; see `open_manifest`.
-    tables, mirror, endpoint_url, engine, storage_options
+    tables, digest, mirror, endpoint_url, engine, storage_options
         As for `IDCCohort`.
     """
 
@@ -271,6 +298,7 @@ class IDCManifest(_CohortSource):
         *,
         problems: Literal["raise", "report"] = "raise",
         tables: str | None = None,
+        digest: str | Mapping[str, str] | None = None,
         mirror: str | None = None,
         endpoint_url: str | None = None,
         engine: EngineName | None = None,
@@ -287,10 +315,15 @@ class IDCManifest(_CohortSource):
         if urlpath is None:
             msg = "an idc_manifest needs the path of a manifest (urlpath)"
             raise RequestError(msg)
-        self._path, self._tables, self._problems = str(urlpath), tables, problems
+        path = str(urlpath)
+        if "://" not in path and "::" not in path:
+            # The source may be read from another folder, in another process.
+            path = os.path.abspath(path)  # noqa: PTH100
+        self._path, self._tables, self._problems = path, tables, problems
+        self._digest = digest
         if idc_version is None:
             idc_version = self._opened(None).idc_version
-        self.idc_version = open_release(idc_version, tables).idc_version
+        self.idc_version = open_release(idc_version, tables, digest).idc_version
         self._pin(urlpath=self._path, idc_version=self.idc_version)
 
     def _opened(self, idc_version: int | None) -> Cohort:
@@ -298,6 +331,7 @@ class IDCManifest(_CohortSource):
             self._path,
             idc_version=idc_version,
             tables=self._tables,
+            digest=self._digest,
             problems=self._problems,
         )
 

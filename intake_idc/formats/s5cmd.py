@@ -29,6 +29,7 @@ _COMMON = re.compile(rf"(?:cp|sync) (?:s3|gs)://[^/\s]+/({UUID})/\*? +\S+$")
 _SERIES = re.compile(rf"(?:s3|gs)://[^/\s]+/({UUID})(?:/\*?)?$")
 _INSTANCE = re.compile(rf"(?:s3|gs)://[^/\s]+/(?:{UUID}/)?{UUID}\.dcm$")
 _RELEASES = re.compile(r"IDC Data Version\(s\): (.*)")
+_RECORDS = re.compile(r"Total records found: (\d+)")
 _RELEASE = re.compile(r"Version (\d+)(?:\.\d+)?\b")
 
 VERBS = {"cp", "sync"}
@@ -63,13 +64,16 @@ def read(data: bytes | str) -> Lines:
     """
     lines = Lines()
     first_seen: dict[str, int] = {}
-    for number, raw in enumerate(_text(data).splitlines(), 1):
+    announced: tuple[int, str, int] | None = None
+    counted = 0
+    for number, raw in enumerate(_text(data).split("\n"), 1):
         line = raw.strip()
         if not line:
             continue
         if line.startswith("#"):
-            _read_comment(line, lines)
+            announced = _read_comment(number, line, lines) or announced
             continue
+        counted += line not in HEADER_CELLS
         if len(line) > LONGEST_LINE:
             lines.reject(number, line, f"longer than {LONGEST_LINE} characters")
             continue
@@ -85,6 +89,10 @@ def read(data: bytes | str) -> Lines:
         lines.numbers.append(number)
         lines.texts.append(line)
         lines.uuids.append(uuid)
+    if announced is not None and announced[2] != counted:
+        number, line, records = announced
+        reason = f"announces {records:,} records; {counted:,} lines follow"
+        lines.remark(number, line, reason)
     return lines
 
 
@@ -104,10 +112,13 @@ def _text(data: bytes | str) -> str:
     return text
 
 
-def _read_comment(line: str, lines: Lines) -> None:
+def _read_comment(number: int, line: str, lines: Lines) -> tuple[int, str, int] | None:
+    """Take the releases out of a comment, and the number of records it announces."""
     named = _RELEASES.search(line)
     if named:
-        lines.idc_versions.extend(int(number) for number in _RELEASE.findall(named[1]))
+        lines.idc_versions.extend(map(int, _RELEASE.findall(named[1])))
+    records = _RECORDS.search(line)
+    return (number, line, int(records[1])) if records else None
 
 
 def _read_line(number: int, line: str, lines: Lines) -> str | None:

@@ -20,6 +20,7 @@ which is null because the number may have changed.
 from __future__ import annotations
 
 import functools
+import operator
 from typing import TYPE_CHECKING, Any, Literal
 
 from intake_idc.errors import TableNotFound, UnknownRelease
@@ -81,6 +82,11 @@ class Release(Rows):
         return self._tables.spec
 
     @property
+    def digest(self) -> dict[str, str] | None:
+        """SHA-256 that the tables were opened with, by file name."""
+        return dict(self._tables.digests) or None
+
+    @property
     def date(self) -> str | None:
         """The day the release came out (ISO 8601), where the tables say so."""
         return self._database.dates.get(self.idc_version)
@@ -88,8 +94,11 @@ class Release(Rows):
     @property
     def info(self) -> ReleaseInfo:
         """Counts of this release, and how sure they are."""
-        by_number = {info.idc_version: info for info in survey(self._tables)}
-        return by_number[self.idc_version]
+        for info in survey(self._tables):
+            if info.idc_version == self.idc_version:
+                return info
+        msg = f"the tables of {self.source} do not tell release {self.idc_version}"
+        raise UnknownRelease(msg, idc_version=self.idc_version)
 
     @functools.cached_property
     def columns(self) -> dict[str, str]:
@@ -109,8 +118,9 @@ class Release(Rows):
         return self._database.release_sql(self.idc_version, columns)
 
     @property
-    def _identity(self) -> tuple[str, int, str | None]:
-        return "intake_idc.Release", self.idc_version, self.spec
+    def _identity(self) -> tuple[object, ...]:
+        digests = self._tables.digests
+        return "intake_idc.Release", self.idc_version, self.spec, digests
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Release):
@@ -120,11 +130,15 @@ class Release(Rows):
     def __hash__(self) -> int:
         return hash(self._identity)
 
-    def __dask_tokenize__(self) -> tuple[str, int, str | None]:
+    def __dask_tokenize__(self) -> tuple[object, ...]:
         return self._identity
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_release, (self.idc_version, self.spec)
+        return open_release, (self.idc_version, self.spec, self.digest)
+
+    def at(self, idc_version: int) -> Release:
+        """Open another release of the same tables."""
+        return open_release(idc_version, self.spec, self.digest)
 
     def __repr__(self) -> str:
         return f"<IDC release {self.idc_version}, from {self.source}>"
@@ -215,9 +229,10 @@ def open_release(
     found = find_tables(tables, digest)
     newest = found.newest if found.newest is not None else database(found).newest
     number = newest if idc_version == "current" else idc_version
-    if isinstance(number, bool) or not isinstance(number, int):
+    if isinstance(number, bool) or not hasattr(number, "__index__"):
         msg = f"idc_version is a whole number or 'current'; got {idc_version!r}"
         raise UnknownRelease(msg, idc_version=idc_version)
+    number = operator.index(number)
     if not 1 <= number <= newest:
         mend = "; a newer idc-index-data may know it" if number > newest else ""
         msg = f"no release {number} in {found.source}, which knows 1 to {newest}{mend}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import functools
 import os
 import threading
@@ -252,10 +253,18 @@ class Database:
             for column, kind in self.columns.items()
             if row.get(column) is not None
         )
-        there = f"SELECT collection_id FROM {self.scan('idc_index')}"
+        own = f"collection_id = {literal(row['collection_id'])}"
+        same = f"{own} AND crdc_series_uuid = {literal(row['crdc_series_uuid'])}"
+        index = self.scan("idc_index")
+        there = [f"EXISTS (SELECT 1 FROM {index} WHERE {own})"]
+        # Newer tables may remember it again.
+        there += [
+            f"NOT EXISTS (SELECT 1 FROM {self.scan(table)} WHERE {same})"
+            for table in ("idc_index", "prior_versions_index")
+        ]
         return (
             f"SELECT {values}, 'published package' AS row_source "
-            f"WHERE {literal(row['collection_id'])} IN ({there})"
+            f"WHERE {' AND '.join(there)}"
         )
 
     def known_sql(self) -> str:
@@ -276,11 +285,33 @@ class Database:
                 f"SELECT *, {revised} AS first_idc_version "
                 f"FROM ({self._prior_series_sql()})"
             )
+            parts += [
+                f"SELECT *, {min(row['versions'])} AS first_idc_version, "
+                f"{max(row['versions'])} AS last_idc_version "
+                f"FROM ({self.forgotten_sql(row)})"
+                for row in exceptions().published_only
+            ]
         return _union(*parts)
 
 
 _DATABASES: dict[tuple[int, Path], Database] = {}
 _LOCK = threading.Lock()
+
+
+def _after_fork() -> None:
+    """Keep what a child inherited for ever: taken apart there, DuckDB hangs.
+
+    Its threads are the parent's, and did not come along.
+    """
+    global _LOCK  # noqa: PLW0603
+    _LOCK = threading.Lock()
+    for inherited in _DATABASES.values():
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+    _DATABASES.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def database(tables: Tables) -> Database:

@@ -269,12 +269,20 @@ class FixedRows(Rows):
     ----------
     spec : str or None
         What was named as ``tables`` when the manifest was resolved.
+    digest : dict or None
+        SHA-256 that the tables were opened with, by file name.
     """
 
-    def __init__(self, manifest: Manifest, spec: str | None = None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        spec: str | None = None,
+        digest: dict[str, str] | None = None,
+    ) -> None:
         self.manifest_rows = manifest
         self.idc_version = manifest.idc_version
         self.spec = spec
+        self.digest = digest
 
     @property
     def source(self) -> str:
@@ -321,7 +329,7 @@ class FixedRows(Rows):
         return "intake_idc.FixedRows", self.manifest_rows.digest
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FixedRows, (self.manifest_rows, self.spec)
+        return FixedRows, (self.manifest_rows, self.spec, self.digest)
 
     def __repr__(self) -> str:
         return f"<rows of {self.manifest_rows!r}>"

@@ -88,8 +88,8 @@ def survey(tables: Tables) -> tuple[ReleaseInfo, ...]:
     """Count every release of the tables, and say how sure each is."""
     db = database(tables)
     newest = db.newest
-    whole = _tallies(db, str(newest), db.scan("idc_index"))[newest]
-    infos = [_info(db, newest, whole, "exact")]
+    whole = _tallies(db, str(newest), db.scan("idc_index"))
+    infos = [_info(db, newest, whole.get(newest, _Tally()), "exact")]
     if "series_revised_idc_version" not in db.columns or not tables.has(
         "prior_versions_index"
     ):

@@ -8,11 +8,12 @@ import importlib.metadata
 import importlib.util
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from intake_idc.credentials import refuse_in_url
 from intake_idc.errors import IntegrityError, StorageError, TableNotFound, nearest
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Tables:
     """Name and version of the source, as a pin shows it."""
     newest: int | None
     """Newest release in the tables, where the source says so without reading."""
+    digests: tuple[tuple[str, str], ...] = ()
+    """SHA-256 that tables must have, by file name."""
 
     def path(self, table: str) -> Path:
         """Give the path of one table.
@@ -112,6 +115,8 @@ def find_tables(
     """
     digests = {"idc_index.parquet": digest} if isinstance(digest, str) else digest
     known = tuple(sorted((digests or {}).items()))
+    if spec is not None:
+        refuse_in_url(str(spec), "tables")
     if spec is None:
         tables = _installed()
     elif str(spec) == SAMPLE:
@@ -123,8 +128,8 @@ def find_tables(
         tables = Tables(str(folder), folder, str(folder), None)
     tables.path("idc_index")
     for file, expected in known:
-        _check_digest(tables.folder / file, expected)
-    return tables
+        _check_digest(tables.path(file.removesuffix(".parquet")), expected)
+    return replace(tables, digests=known)
 
 
 @functools.cache
@@ -161,7 +166,7 @@ def _fetched(url: str, digests: tuple[tuple[str, str], ...]) -> Tables:
     except (OSError, ValueError, ImportError) as error:
         msg = f"the tables at {url} cannot be read: {type(error).__name__}: {error}"
         raise StorageError(msg, url=url) from error
-    tables = Tables(url, folder, url, None)
+    tables = Tables(url, folder, url, None, digests)
     tables.path("idc_index")
     return tables
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from intake_idc import credentials
 from intake_idc.errors import MirrorError, nearest
 from intake_idc.manifest import gcs_bucket
 
@@ -27,11 +28,6 @@ _ENDPOINT_VARIABLES = {
     "gs": ("STORAGE_EMULATOR_HOST",),
 }
 """Environment variables that the stores' own tools read for an endpoint."""
-
-_SECRETS = re.compile(
-    r"key|secret|token|passw|credential|sas|signature|auth|cookie|bearer", re.IGNORECASE
-)
-_NO_SECRETS = {"token": ("anon",)}
 
 
 @dataclass(frozen=True)
@@ -55,6 +51,11 @@ class Mirror:
     """Whether requests go unsigned."""
     storage_options: tuple[tuple[str, Any], ...] = ()
     """Further arguments for the fsspec file system."""
+
+    def __post_init__(self) -> None:
+        credentials.refuse_in_url(self.root, "mirror")
+        credentials.refuse_in_url(self.endpoint_url or "", "endpoint")
+        credentials.refuse_in_options(self.storage_options)
 
     def __hash__(self) -> int:
         # Options may hold dicts.
@@ -102,6 +103,7 @@ def resolve_mirror(
     endpoint_url: str | None = None,
     engine: EngineName | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    environment: bool = True,
 ) -> Mirror:
     """Turn what a user says about a mirror into a `Mirror`.
 
@@ -120,6 +122,9 @@ def resolve_mirror(
     storage_options : dict, optional
         Further arguments for the fsspec file system. Secrets are refused here;
         ``{"anon": False}`` lets each process find its own credentials.
+    environment : bool
+        Whether an endpoint that nothing names is looked for in the environment. What
+        is written down for others leaves it out.
 
     Raises
     ------
@@ -127,19 +132,21 @@ def resolve_mirror(
         The mirror is unknown, the folder does not exist, the engine cannot serve
         it, or an option carries a secret.
     """
-    named = mirror if mirror is not None else os.environ.get(MIRROR_VARIABLE, "aws")
-    found = named if isinstance(named, Mirror) else _by_name(os.fspath(named))
-    options = dict(found.storage_options)
-    anon = found.anon
-    for key, value in dict(storage_options or {}).items():
-        if key == "anon":
-            anon = bool(value)
-        elif key == "endpoint_url":
-            endpoint_url = endpoint_url or str(value)
-        else:
-            _refuse_secret(key, value)
-            options[key] = value
-    endpoint = endpoint_url or found.endpoint_url or _endpoint(found.scheme)
+    found = mirror if isinstance(mirror, Mirror) else _by_name(_named(mirror))
+    options, anon = dict(found.storage_options), found.anon
+    given = dict(storage_options or {})
+    if "anon" in given:
+        anon = given.pop("anon")
+        if not isinstance(anon, bool):
+            msg = f"anon is True or False; got {anon!r}"
+            raise MirrorError(msg)
+    endpoint_url = endpoint_url or given.pop("endpoint_url", None)
+    credentials.refuse_in_options(given)
+    options |= given
+    endpoint = endpoint_url or found.endpoint_url
+    if endpoint is None and environment:
+        endpoint = _endpoint(found.scheme)
+    _check_endpoint(endpoint, found)
     carrier = engine or found.engine
     if carrier not in (None, "obstore", "fsspec"):
         msg = f"engine is 'obstore' or 'fsspec'; got {carrier!r}"
@@ -162,6 +169,27 @@ def resolve_mirror(
     )
 
 
+def _named(mirror: object) -> str:
+    if mirror is None:
+        return os.environ.get(MIRROR_VARIABLE) or "aws"
+    if not isinstance(mirror, str | os.PathLike) or not os.fspath(mirror):
+        msg = f"a mirror is 'aws', 'gcs', a folder or a URL; got {mirror!r}"
+        raise MirrorError(msg)
+    return str(os.fspath(mirror))
+
+
+def _check_endpoint(endpoint: str | None, mirror: Mirror) -> None:
+    if endpoint is None:
+        return
+    credentials.refuse_in_url(endpoint, "endpoint")
+    if not re.match(r"https?://[^/]", endpoint):
+        msg = f"an endpoint is http://host or https://host; got {endpoint!r}"
+        raise MirrorError(msg, endpoint_url=endpoint)
+    if mirror.scheme not in _ENDPOINT_VARIABLES:
+        msg = f"an endpoint is for s3:// and gs://, not for {mirror.root}"
+        raise MirrorError(msg, endpoint_url=endpoint)
+
+
 def _by_name(text: str) -> Mirror:
     if text in _PUBLIC:
         return _PUBLIC[text]
@@ -170,10 +198,11 @@ def _by_name(text: str) -> Mirror:
 
         return Mirror("sample", str(Path(str(files("intake_idc.sample"))) / "bucket"))
     if "://" in text:
-        if "@" in text.split("://", 1)[1].split("/", 1)[0]:
-            msg = "a mirror's URL must not hold a user name or password"
-            raise MirrorError(msg)
+        credentials.refuse_in_url(text, "mirror")
         root = text.rstrip("/").replace("gcs://", "gs://", 1)
+        if not root.split("://", 1)[-1] or root.endswith(":"):
+            msg = f"the mirror {text!r} names no bucket or folder"
+            raise MirrorError(msg, mirror=text)
         return Mirror(root, root.removeprefix("file://"))
     folder = Path(text).expanduser().absolute()
     fixed = str(folder).split("{", 1)[0]
@@ -190,16 +219,3 @@ def _endpoint(scheme: str) -> str | None:
         if value:
             return value if "://" in value else f"http://{value}"
     return None
-
-
-def _refuse_secret(key: str, value: object) -> None:
-    if isinstance(value, Mapping):
-        for inner, content in value.items():
-            _refuse_secret(str(inner), content)
-    if _SECRETS.search(key) and value not in _NO_SECRETS.get(key, ()):
-        msg = (
-            f"storage option {key!r} looks like a secret, which would travel in "
-            "catalogs and Dask graphs; leave it to the environment or to the store's "
-            "own configuration files, and give {'anon': False}"
-        )
-        raise MirrorError(msg, option=key)
