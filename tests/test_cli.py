@@ -137,9 +137,22 @@ BAD = {
     "not a number": (["select", "instanceCount=many"], 2, "is a number"),
     "unknown release": (["select", "--idc-version", "999"], 2, "no release 999"),
     "release in words": (["select", "--idc-version", "new"], 2, "a number or"),
+    "release 0": (["select", "--idc-version", "0"], 2, "no release 0"),
+    "bad pattern": (["select", "Modality=~("], 2, "not a regular expression"),
+    "no place to write": (["select", "Modality=SM", "-o", "/proc/x.csv"], 4, "/proc"),
+    "endpoint of no kind": (
+        ["copy", "Modality=SM", "--endpoint-url", "localhost:9", "--to", "x"],
+        2,
+        "http://host",
+    ),
+    "report of a dry run": (
+        ["copy", "Modality=CT", "--tables=sample", "--to=x", "--dry-run", "--report=r"],
+        2,
+        "--report",
+    ),
     "bad condition": (["select", "--where", "1=1; drop"], 2, "condition"),
     "bad output": (["select", "Modality=SM", "-o", "x.doc"], 2, ".s5cmd"),
-    "everything": (["copy", "--to", "x"], 2, "all()"),
+    "everything": (["copy", "--to", "x"], 2, "--all"),
     "no tables": (["select", "--tables", "/none"], 4, "idc_index.parquet"),
     "no manifest": (["select", "none.s5cmd"], 4, "cannot be read"),
     "unknown mirror": (
@@ -167,6 +180,20 @@ BAD = {
 def test_bad_input_is_one_line_and_its_exit_code(arguments, code, reason, tmp_path):
     assert reason in run(*arguments, code=code, cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_manifest_is_narrowed_and_its_bad_lines_left_out(tmp_path):
+    path = (
+        open_idc(25)
+        .search(collection_id="rider_pilot")
+        .to_manifest(tmp_path / "m.s5cmd")
+    )
+    path.write_text(path.read_text() + "rm s3://x/y\n")
+    text = run("select", str(path), "Modality=CT", "--problems", "report")
+    assert "series          172" in text
+    assert "lines left out  1" in text
+    copied = run("copy", "--tables", "sample", "--all", "--to", str(tmp_path / "c"))
+    assert "fetched        9" in copied
 
 
 def test_a_bad_manifest_ends_with_3_and_names_its_lines(tmp_path):

@@ -263,8 +263,55 @@ def test_a_catalog_keeps_the_tables_and_the_mirror(tmp_path):
     assert again.cohort == placed
 
 
+def test_a_catalog_of_everything_is_of_everything(tmp_path):
+    path = SAMPLE.all().to_catalog(tmp_path / "all.yml")
+    assert intake.open_catalog(path)["cohort"].cohort == SAMPLE.all()
+    assert len(intake.open_catalog(path)["cohort"].urls()) == 4
+
+
+def test_the_users_manifest_is_never_written_over(tmp_path):
+    mine = SAMPLE.all().to_manifest(tmp_path / "mine.s5cmd")
+    before = mine.read_bytes()
+    cohort = open_manifest(mine, tables="sample").search(Modality="CT")
+    cohort.to_catalog(tmp_path / "mine.yml")
+    assert mine.read_bytes() == before
+
+
+def test_a_manifest_that_was_cut_off_is_remarked(tmp_path):
+    path = CT.to_manifest(tmp_path / "c.s5cmd")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:20]))
+    cut = open_manifest(path)
+    (problem,) = cut.problems
+    assert "announces 172 records" in problem.reason
+    assert "lines remarked" in str(cut)
+
+
+@pytest.mark.parametrize("data", [b"\x1f\x8b\x08\0\0\0", b"\x1f\x8bxxxxxxxxxxxxxxxxxx"])
+def test_a_broken_archive_is_an_error_of_reading(tmp_path, data):
+    path = tmp_path / "c.s5cmd.gz"
+    path.write_bytes(data)
+    with pytest.raises(StorageError, match="cannot be read"):
+        open_manifest(path)
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/x", "memory://x"])
+def test_a_url_is_no_place_to_write_to(place):
+    for act in (
+        lambda: SAMPLE.all().materialize(place),
+        lambda: SAMPLE.all().to_manifest(f"{place}.s5cmd"),
+        lambda: SAMPLE.all().to_catalog(f"{place}.yml"),
+        lambda: SAMPLE.all().to_table(f"{place}.csv"),
+    ):
+        with pytest.raises(RequestError, match="of this machine"):
+            act()
+
+
 def test_a_catalog_never_carries_template_signs(tmp_path):
-    for value in ("{{ 1 + 1 }}", re.compile("{% x"), ["CT", "{{ x }}"]):
+    odd = ("{{ 1 }}", re.compile("{% x"), ["CT", "{{ x }}"], "a{#b#}c", "a\n", "a\r")
+    for value in odd:
+        with pytest.raises(RequestError, match="template"):
+            intake.open_idc_cohort(SeriesDescription=value).yaml()
         with pytest.raises(RequestError, match="template"):
             open_idc(25).search(SeriesDescription=value).to_catalog(tmp_path / "c.yml")
     assert list(tmp_path.iterdir()) == []

@@ -112,6 +112,16 @@ def test_damage_is_seen_and_mended(tmp_path):
     assert (paths[2].parent / "mine.txt").exists()
 
 
+def test_a_folder_with_two_releases_of_a_series_is_neither(tmp_path):
+    old = open_idc(1, tables="sample").search(Modality="CT")
+    old.materialize(tmp_path)
+    assert old.verify(tmp_path).ok
+    CT.materialize(tmp_path)
+    found = old.verify(tmp_path)
+    assert (len(found.match), len(found.extra)) == (2, 1)
+    assert not found.ok
+
+
 def test_what_fails_is_reported_and_what_came_stays(tmp_path, half_bucket):
     # An object that turns short after it was listed.
     mirror = resolve_mirror(half_bucket.parent)

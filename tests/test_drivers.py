@@ -333,9 +333,29 @@ def test_a_collection_that_the_release_lacks_is_no_entry():
         len(CAT.idc.nlst(Modality="SMM"))
 
 
+def test_a_release_is_written_down_and_opened_again(tmp_path):
+    path = str(tmp_path / "all.yml")
+    CAT.idc(idc_version=OLD).save(path)
+    again = intake.open_catalog(path)
+    assert len(again) == len(CAT.idc(idc_version=OLD))
+    assert again.nlst(Modality="SM").idc_version == OLD
+
+
+def test_a_manifest_source_is_read_from_anywhere(tmp_path, monkeypatch):
+    CAT.idc.search(**COHORT).to_manifest(tmp_path / "m.s5cmd")
+    monkeypatch.chdir(tmp_path)
+    source = intake.open_idc_manifest("m.s5cmd")
+    monkeypatch.chdir("/")
+    assert len(pickle.loads(pickle.dumps(source))) == SERIES[25]
+
+
 def test_misuse_is_refused_when_the_source_is_made():
     with pytest.raises(RequestError, match="not a path"):
         intake.open_idc("some/path")
+    with pytest.raises(RequestError, match="did you mean 'idc_version'"):
+        intake.open_idc_cohort(idc_verison=20, collection_id="nlst")
+    with pytest.raises(RequestError, match="list of conditions"):
+        intake.open_idc_cohort(selection={"sql": "true"})
     with pytest.raises(MirrorError, match="secret"):
         intake.open_idc_cohort(collection_id="nlst", storage_options={"secret": "x"})
     with pytest.raises(MirrorError):

@@ -13,7 +13,12 @@ from dask.base import tokenize
 from dask.sizeof import sizeof
 
 from intake_idc import open_idc, resolve_mirror, sample_path
-from intake_idc.errors import DicomReadError, EmptySelection, IntegrityError
+from intake_idc.errors import (
+    DicomReadError,
+    EmptySelection,
+    IntegrityError,
+    RequestError,
+)
 from intake_idc.lazy import InstanceBag, frame
 from intake_idc.storage import instances
 
@@ -136,6 +141,34 @@ def test_header_rows_name_their_object():
     uuids = set(IMAGES.manifest().uuids)
     assert {row["crdc_series_uuid"] for row in rows} == uuids
     assert all(row["url"].endswith(f"{row['crdc_instance_uuid']}.dcm") for row in rows)
+
+
+def test_a_keyword_that_dicom_does_not_have_is_refused_before_anything_is_read():
+    for keyword in ("Modalty", "rows", "PatientsName", 0x00080060):
+        with pytest.raises(RequestError, match="no DICOM keyword"):
+            IMAGES.header_rows([keyword])
+    with pytest.raises(RequestError, match="did you mean 'Modality'"):
+        IMAGES.header_rows(["Modalty"])
+
+
+def test_file_meta_is_a_value_too():
+    rows = IMAGES.header_rows("TransferSyntaxUID").compute()
+    expected = [d.file_meta.TransferSyntaxUID for d in EXPECTED]
+    assert [row["TransferSyntaxUID"] for row in rows] == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"partition_bytes": 0},
+        {"partition_instances": 0},
+        {"partition_bytes": "abc"},
+        {"partition_bytes": 1.5},
+    ],
+)
+def test_a_partition_of_nothing_is_refused(options):
+    with pytest.raises(RequestError, match="partition"):
+        IMAGES.to_dask(**options)
 
 
 def test_a_release_pins_the_bytes():

@@ -5,14 +5,24 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import multiprocessing
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 
+import intake
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from intake_idc import available_releases, open_idc, open_release, sample_path
+from intake_idc import (
+    available_releases,
+    open_idc,
+    open_manifest,
+    open_release,
+    sample_path,
+)
 from intake_idc.errors import (
     IntegrityError,
     StorageError,
@@ -20,7 +30,7 @@ from intake_idc.errors import (
     UnknownColumn,
     UnknownRelease,
 )
-from intake_idc.release.facts import published
+from intake_idc.release.facts import exceptions, published
 from intake_idc.release.tables import find_tables
 from intake_idc.selection import Selection
 
@@ -243,6 +253,65 @@ def test_a_broken_table_is_an_error_of_the_tables(tmp_path):
         len(open_idc(2, tables=folder))
 
 
+def test_a_digest_is_part_of_the_pin(tmp_path):
+    folder = shutil.copytree(sample_path() / "tables", tmp_path / "t")
+    digest = hashlib.sha256((folder / "idc_index.parquet").read_bytes()).hexdigest()
+    cohort = open_idc(2, tables=folder, digest=digest).search(Modality="CT")
+    pickled = pickle.dumps(cohort)
+    catalog = cohort.to_catalog(tmp_path / "c.yml")
+    assert digest in catalog.read_text()
+    assert cohort.at(1).release.digest == cohort.release.digest
+    assert cohort.release != open_release(2, folder)
+    assert intake.open_catalog(catalog)["cohort"].cohort == cohort
+    table = pq.read_table(folder / "idc_index.parquet").slice(0, 1)
+    pq.write_table(table, folder / "idc_index.parquet")
+    for reopen in (
+        lambda: pickle.loads(pickled),
+        lambda: intake.open_catalog(catalog)["cohort"],
+        lambda: cohort.at(1),
+    ):
+        with pytest.raises(IntegrityError, match="SHA-256"):
+            reopen()
+
+
+def test_a_digest_of_a_table_that_is_not_there_is_an_error():
+    with pytest.raises(TableNotFound, match="'nothing'"):
+        open_release(2, "sample", {"nothing.parquet": "0" * 64})
+
+
+def test_series_that_the_tables_forgot_read_back_from_a_manifest(tmp_path):
+    forgotten = [row["crdc_series_uuid"] for row in exceptions().published_only]
+    cohort = open_idc(17).search(crdc_series_uuid=forgotten)
+    assert len(cohort) == len(forgotten) == 8
+    again = open_manifest(cohort.to_manifest(tmp_path / "m.s5cmd"))
+    assert again.manifest() == cohort.manifest()
+    assert again.problems == ()
+
+
+def test_a_series_that_newer_tables_remember_again_is_there_once(tmp_path):
+    row = exceptions().published_only[0]
+    folder = shutil.copytree(sample_path() / "tables", tmp_path / "t")
+    index = pq.read_table(folder / "idc_index.parquet").to_pylist()
+    schema = pq.read_schema(folder / "idc_index.parquet")
+    index[0]["collection_id"] = row["collection_id"]
+    pq.write_table(pa.Table.from_pylist(index, schema), folder / "idc_index.parquet")
+    versions = pa.table({"idc_version": [26], "version_timestamp": ["2027-01-01"]})
+    pq.write_table(versions, folder / "version_metadata_index.parquet")
+    (version, *_) = row["versions"]
+    uuid = row["crdc_series_uuid"]
+    assert len(open_idc(version, tables=folder).search(crdc_series_uuid=uuid)) == 1
+    prior = pq.read_table(folder / "prior_versions_index.parquet")
+    again = {**prior.to_pylist()[0], "crdc_series_uuid": uuid}
+    again |= {"min_idc_version": 2, "max_idc_version": 25}
+    again["collection_id"] = row["collection_id"]
+    folder = shutil.copytree(folder, tmp_path / "newer")
+    table = pa.Table.from_pylist([*prior.to_pylist(), again], prior.schema)
+    pq.write_table(table, folder / "prior_versions_index.parquet")
+    newer = open_idc(version, tables=folder).search(crdc_series_uuid=uuid)
+    assert newer.unique("row_source") == ["prior_versions_index"]
+    assert len(newer) == 1
+
+
 # Threads and processes.
 
 
@@ -270,3 +339,26 @@ def test_a_forked_process_opens_a_database_of_its_own():
     assert _count(25) == 774
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.apply_async(_count, (25,)).get(timeout=60) == 774
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_ends_as_any_process_does():
+    code = (
+        "import os, sys, warnings\n"
+        "warnings.simplefilter('ignore')\n"
+        "from intake_idc import open_idc\n"
+        "whole = open_idc(25).search(collection_id='rider_pilot')\n"
+        "before = len(whole), whole.table.num_rows\n"
+        "child = os.fork()\n"
+        "after = len(whole), whole.table.num_rows\n"
+        "if child == 0: sys.exit(0 if after == before else 1)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout == "0\n"

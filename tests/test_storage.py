@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from intake_idc import open_idc, sample_path
+from intake_idc import open_idc, open_manifest, sample_path
 from intake_idc.errors import (
     IntegrityError,
     MirrorError,
@@ -19,6 +19,7 @@ from intake_idc.errors import (
 from intake_idc.manifest import Part
 from intake_idc.storage import (
     Instance,
+    Mirror,
     each,
     instances,
     open_store,
@@ -95,6 +96,65 @@ def test_a_secret_is_refused_and_not_repeated(options):
     assert SECRET not in str(caught.value)
 
 
+SECRET_URLS = {
+    "endpoint": {"mirror": "aws", "endpoint_url": f"http://me:{SECRET}@127.0.0.1:1"},
+    "signed": {"mirror": f"https://host/c?sig={SECRET}"},
+    "chained": {"mirror": f"zip://x::s3://me:{SECRET}@bucket"},
+    "connection string": {
+        "mirror": "aws",
+        "storage_options": {"connection_string": f"AccountKey={SECRET}"},
+    },
+    "pairs": {
+        "mirror": "aws",
+        "storage_options": {"headers": [["Authorization", SECRET]]},
+    },
+    "proxy": {
+        "mirror": "aws",
+        "storage_options": {"config_kwargs": {"proxies": f"http://me:{SECRET}@host"}},
+    },
+}
+
+
+@pytest.mark.parametrize("named", SECRET_URLS.values(), ids=SECRET_URLS)
+def test_a_secret_in_a_url_or_deep_in_options_is_refused(named):
+    with pytest.raises(MirrorError) as caught:
+        resolve_mirror(**named)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_ready_made_mirror_and_other_places_hold_no_secret_either(monkeypatch):
+    with pytest.raises(MirrorError):
+        Mirror("x", "s3://b", storage_options=(("secret", SECRET),))
+    place = f"http://me:{SECRET}@127.0.0.1:1/x"
+    for act in (lambda: open_idc(tables=place), lambda: open_manifest(place)):
+        with pytest.raises(MirrorError) as caught:
+            act()
+        assert SECRET not in str(caught.value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", place)
+    with pytest.raises(MirrorError) as caught:
+        resolve_mirror("aws")
+    assert SECRET not in str(caught.value)
+
+
+def test_an_endpoint_of_the_environment_is_not_written_down(monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    cohort = open_idc(25, mirror="aws").search(collection_id="rider_pilot")
+    assert "127.0.0.1" not in cohort.to_catalog(tmp_path / "c.yml").read_text()
+    assert "127.0.0.1" in repr(resolve_mirror(cohort.mirror))
+
+
+def test_an_empty_variable_names_no_mirror(monkeypatch):
+    monkeypatch.setenv("INTAKE_IDC_MIRROR", "")
+    assert resolve_mirror().name == "aws"
+
+
+def test_reading_from_changes_only_what_is_named():
+    cohort = open_idc(25, mirror="gcs").search(collection_id="rider_pilot")
+    changed = cohort.reading_from(engine="fsspec")
+    assert changed.urls() == cohort.urls()
+    assert changed.mirror.engine == "fsspec"
+
+
 def test_access_is_anonymous_unless_said_otherwise():
     assert resolve_mirror("aws").anon
     assert resolve_mirror("aws", storage_options={"token": "anon"}).anon
@@ -117,6 +177,12 @@ def test_access_is_anonymous_unless_said_otherwise():
             "anonymously",
         ),
         ("awss", {}, "did you mean 'aws'"),
+        ("", {}, "a folder or a URL"),
+        (5, {}, "a folder or a URL"),
+        ("s3://", {}, "names no bucket"),
+        ("aws", {"endpoint_url": "localhost:9"}, "http://host"),
+        ("sample", {"endpoint_url": "http://127.0.0.1:1"}, "for s3:// and gs://"),
+        ("aws", {"storage_options": {"anon": "false"}}, "True or False"),
         ("/no/such/folder", {}, "nor a folder"),
         ("aws", {"engine": "curl"}, "'obstore' or 'fsspec'"),
         ("sample", {"engine": "obstore"}, "s3:// and gs://"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from intake_idc import display
@@ -17,6 +16,7 @@ from intake_idc.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     import pandas as pd
     import pyarrow as pa
@@ -421,9 +421,6 @@ class Cohort:
         from intake_idc import plan as planning
         from intake_idc import storage, transfer
 
-        if "://" in os.fspath(target):
-            msg = f"a copy goes to a folder of this machine; got {target!r}"
-            raise RequestError(msg, target=str(target))
         template = planning.DIR_TEMPLATE if dir_template is None else dir_template
         named = planning.template_columns(template, self.rows.columns)
         manifest = self._reading_manifest([*named, "crdc_series_uuid"])
@@ -431,7 +428,7 @@ class Cohort:
             row["crdc_series_uuid"]: planning.series_folder(template, row)
             for row in manifest.table.to_pylist()
         }
-        root = Path(os.path.abspath(Path(target).expanduser()))  # noqa: PTH100
+        root = writing.local_path(target)
         there = transfer.present(root, folders.values())
         listed = storage.instances(manifest.parts(), self._mirror(mirror))
         return planning.make(listed, folders, there, root), there
@@ -451,7 +448,7 @@ class Cohort:
         RequestError
             The mirror is neither "aws" nor "gcs".
         """
-        target = Path(path)
+        target = writing.local_path(path)
         date = self.rows.date if isinstance(self.rows, Release) else None
         writing.write_manifest(target, self._reading_manifest(), mirror, date)
         return target
@@ -464,7 +461,7 @@ class Cohort:
         RequestError
             The name ends in neither.
         """
-        target = Path(path)
+        target = writing.local_path(path)
         writing.write_table(target, self.table)
         return target
 
@@ -479,7 +476,7 @@ class Cohort:
         RequestError
             A value holds template signs, which Intake would evaluate.
         """
-        target = Path(path)
+        target = writing.local_path(path)
         arguments: dict[str, Any]
         if isinstance(self.rows, FixedRows):
             # A name of its own: "cohort.s5cmd" may be the user's.

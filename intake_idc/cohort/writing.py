@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from intake_idc.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import pyarrow as pa
 
     from intake_idc.manifest import Manifest
 
-__all__ = ["refuse_templates", "write_catalog", "write_manifest", "write_table"]
+__all__ = [
+    "local_path",
+    "refuse_templates",
+    "write_catalog",
+    "write_manifest",
+    "write_table",
+]
 
 
 def write_manifest(
@@ -104,12 +110,23 @@ def refuse_templates(value: Any) -> None:
             refuse_templates(item)
 
 
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """Give a path of this machine, whole; a URL would become an odd folder.
+
+    Raises
+    ------
+    RequestError
+        It is a URL.
+    """
+    if "://" in os.fspath(path):
+        msg = f"a copy or a file is written to a folder of this machine; got {path!r}"
+        raise RequestError(msg, path=str(path))
+    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100
+
+
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
     """Give a file beside a path, which takes its place when it is whole."""
-    if "://" in str(path) or ":/" in str(path.parent):
-        msg = f"this writes to a file of this machine; got {path}"
-        raise RequestError(msg, path=str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
