@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -176,7 +177,9 @@ def _files(folder: Path) -> Iterator[tuple[str, int]]:
                 msg = f"{entry.path} is not a plain file; move it away"
                 raise PlanError(msg, path=entry.path)
             if plain:
-                yield entry.name, entry.stat().st_size
+                # Another copy into this folder may have renamed its part meanwhile.
+                with suppress(FileNotFoundError):
+                    yield entry.name, entry.stat().st_size
 
 
 def _parents(target: Path, folder: str) -> Iterator[Path]:
