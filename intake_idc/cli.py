@@ -46,7 +46,8 @@ def main() -> None:
         click.echo("interrupted; run it again to go on", err=True)
         sys.exit(130)
     except EmptySelection as error:
-        click.echo(f"intake-idc: {error} (here: --all)", err=True)
+        hint = " (here: --all)" if "all()" in error.message else ""
+        click.echo(f"intake-idc: {error}{hint}", err=True)
         sys.exit(error.exit_code)
     except IDCError as error:
         click.echo(f"intake-idc: {error}", err=True)
