@@ -1,14 +1,13 @@
 """Carry out a plan: fetch beside the target, check, and rename as the last act.
 
 A file appears under its final name only when it is complete. Until then its bytes
-lie beside it, in ``.<name>.<process>-<random>.part``, which is removed when
+lie beside it, in ``.idc-<process>-<random>.part``, which is removed when
 something fails. Carrying out a plan again fetches only what is not there.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from intake_idc import display
-from intake_idc.errors import IDCError, PlanError, TransferError, WrongSize
-from intake_idc.storage import chunks, each
+from intake_idc.errors import IDCError, PlanError, TransferError
+from intake_idc.storage import chunks, each, save
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -248,33 +247,12 @@ def _act(step: Step, target: Path, mirror: Mirror, progress: _Progress) -> Outco
     if step.action == "keep":
         return Outcome("kept", path, instance.url, instance.size)
     try:
-        _fetch(step, path, mirror, progress)
+        pieces = chunks(instance, mirror)
+        save(pieces, path, instance.size, instance.url, progress.add)
     except (IDCError, OSError) as error:
         return Outcome("failed", path, instance.url, instance.size, str(error))
     status: Status = "replaced" if step.action == "replace" else "fetched"
     return Outcome(status, path, instance.url, instance.size)
-
-
-def _fetch(step: Step, path: Path, mirror: Mirror, progress: _Progress) -> None:
-    """Fetch one object beside its place, check its size, and rename it."""
-    instance = step.instance
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    written = 0
-    try:
-        with part.open("xb") as file:
-            for chunk in chunks(instance, mirror):
-                written += len(chunk)
-                if written > instance.size:
-                    break
-                file.write(chunk)
-                progress.add(len(chunk))
-        if written != instance.size:
-            msg = f"{written} bytes or more came, listed were {instance.size}"
-            raise WrongSize(msg, url=instance.url)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def verify(plan: Plan, found: Mapping[str, int]) -> Verification:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from typing import TYPE_CHECKING, Any
 
 from intake_idc.errors import WrongSize
-from intake_idc.storage import open_store
+from intake_idc.storage import open_store, save
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,26 +36,12 @@ def read_range(mirror: Mirror, info: Info, first: int, last: int) -> bytes:
 
 
 def fetch(mirror: Mirror, info: Info, path: Path, callback: Callback) -> None:
-    """Copy an object beside its place, count it, and rename it."""
+    """Copy an object to a file, which appears under its name only when it is whole."""
     callback.set_size(info["size"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".idc-{os.getpid()}-{secrets.token_hex(8)}.part")
-    written = 0
-    try:
-        with part.open("xb") as file:
-            store, key = open_store(mirror, info["aws_bucket"]), _key(info)
-            small = info["size"] <= SMALL
-            for chunk in [store.read(key)] if small else store.stream(key):
-                written += len(chunk)
-                if written > info["size"]:
-                    break
-                file.write(chunk)
-                callback.relative_update(len(chunk))
-        if written != info["size"]:
-            raise _wrong_size(info, written, info["size"])
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    store, key = open_store(mirror, info["aws_bucket"]), _key(info)
+    small = info["size"] <= SMALL
+    pieces = (store.read(key) for _ in range(1)) if small else store.stream(key)
+    save(pieces, path, info["size"], info["url"], callback.relative_update)
 
 
 def _key(info: Info) -> str:

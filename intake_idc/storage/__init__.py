@@ -14,6 +14,7 @@ from intake_idc.storage.mirror import (
     resolve_mirror,
 )
 from intake_idc.storage.pool import REQUESTS, each
+from intake_idc.storage.saving import save
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -34,6 +35,7 @@ __all__ = [
     "open_store",
     "read_instance",
     "resolve_mirror",
+    "save",
 ]
 
 
