@@ -12,14 +12,33 @@ from typing import TYPE_CHECKING, Any
 from intake_idc._version import __version__
 
 if TYPE_CHECKING:
-    from intake_idc.cohort import Cohort, Difference, open_idc, open_manifest
+    from intake_idc.citations import Citations
+    from intake_idc.cohort import (
+        Cohort,
+        Difference,
+        LockCheck,
+        check_lock,
+        diff,
+        history,
+        open_idc,
+        open_lock,
+        open_manifest,
+        open_series,
+        restore,
+    )
     from intake_idc.drivers import catalog_path
     from intake_idc.errors import IDCError
     from intake_idc.manifest import Manifest
     from intake_idc.release import (
+        Column,
+        Columns,
+        History,
+        Life,
         Release,
         ReleaseInfo,
         available_releases,
+        build_cache,
+        find_column,
         open_release,
         sample_path,
     )
@@ -28,9 +47,13 @@ if TYPE_CHECKING:
     from intake_idc.transfer import Report
 
 _HOMES = {
+    "Citations": "citations",
     "Cohort": "cohort",
     "Difference": "cohort",
+    "History": "release",
     "IDCError": "errors",
+    "Life": "release",
+    "LockCheck": "cohort",
     "Manifest": "manifest",
     "Mirror": "storage",
     "Release": "release",
@@ -38,18 +61,34 @@ _HOMES = {
     "Report": "transfer",
     "Selection": "selection",
     "available_releases": "release",
+    "build_cache": "release",
+    "Column": "release",
+    "Columns": "release",
+    "find_column": "release",
     "catalog_path": "drivers",
+    "check_lock": "cohort",
+    "diff": "cohort",
+    "history": "cohort",
     "open_idc": "cohort",
+    "open_lock": "cohort",
     "open_manifest": "cohort",
     "open_release": "release",
+    "open_series": "cohort",
     "resolve_mirror": "storage",
+    "restore": "cohort",
     "sample_path": "release",
 }
 
 __all__ = [
+    "Citations",
     "Cohort",
+    "Column",
+    "Columns",
     "Difference",
+    "History",
     "IDCError",
+    "Life",
+    "LockCheck",
     "Manifest",
     "Mirror",
     "Release",
@@ -58,11 +97,19 @@ __all__ = [
     "Selection",
     "__version__",
     "available_releases",
+    "build_cache",
     "catalog_path",
+    "check_lock",
+    "diff",
+    "find_column",
+    "history",
     "open_idc",
+    "open_lock",
     "open_manifest",
     "open_release",
+    "open_series",
     "resolve_mirror",
+    "restore",
     "sample_path",
 ]
 

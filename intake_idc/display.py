@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["bytes_text", "count_text", "pairs", "pairs_html", "rows"]
+__all__ = ["bytes_text", "count_text", "pairs", "pairs_html", "rows", "rows_html"]
 
 
 def bytes_text(size: float) -> str:
@@ -80,3 +80,24 @@ def rows(header: Sequence[str], body: Iterable[Sequence[object]]) -> str:
         return "  ".join(parts).rstrip()
 
     return "\n".join([line(header), *(line(row) for row in cells)])
+
+
+def rows_html(
+    title: str,
+    header: Sequence[str],
+    body: Iterable[Sequence[object]],
+    remark: str = "",
+) -> str:
+    """Lay out rows under a header as an HTML table with a caption, all escaped."""
+
+    def cell(tag: str, value: object) -> str:
+        number = isinstance(value, int) and not isinstance(value, bool)
+        side = "right" if number else "left"
+        return f"<{tag} style='text-align:{side}'>{html.escape(_cell(value))}</{tag}>"
+
+    caption = f"<caption style='white-space:nowrap'>{html.escape(title)}</caption>"
+    head = "".join(cell("th", name) for name in header)
+    lines = ["".join(cell("td", value) for value in row) for row in body]
+    listed = "".join(f"<tr>{line}</tr>" for line in [head, *lines])
+    after = f"<p>{html.escape(remark)}</p>" if remark else ""
+    return f"<table>{caption}{listed}</table>{after}"

@@ -13,7 +13,8 @@
     │   ├── MirrorError                a place that cannot be read, or a secret
     │   └── PlanError                  paths that would collide or escape
     ├── MissingError (LookupError)     get something first
-    │   └── TableNotFound              an index table is not at hand
+    │   ├── TableNotFound              an index table is not at hand
+    │   └── SeriesWithdrawn            a series that the release does not hold
     ├── StorageError (OSError)         try again, or another mirror
     │   ├── ObjectNotFound             the store has no such object
     │   └── WrongSize                  the store gave another number of bytes
@@ -46,6 +47,7 @@ __all__ = [
     "ObjectNotFound",
     "PlanError",
     "RequestError",
+    "SeriesWithdrawn",
     "StorageError",
     "TableNotFound",
     "TransferError",
@@ -133,6 +135,15 @@ class MissingError(IDCError, LookupError):
 
 class TableNotFound(MissingError):
     """An index table is not at hand; the message says where to get it."""
+
+
+class SeriesWithdrawn(MissingError):
+    """A series that a release no longer holds, or not yet.
+
+    The message says when it went or came, and how to get its bytes; the details
+    are ``SeriesInstanceUID``, ``idc_version`` and ``last_idc_version``, the last
+    release that held it (None where it came later).
+    """
 
 
 class StorageError(IDCError, OSError):

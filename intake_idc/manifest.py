@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GCS_BUCKETS",
+    "OBJECTS",
     "READING_COLUMNS",
     "REQUIRED_COLUMNS",
     "Manifest",
@@ -53,10 +54,15 @@ READING_COLUMNS = (
     "aws_bucket",
     "instanceCount",
     "series_size_MB",
+    "size_tolerance",
     "first_instance",
     "last_instance",
 )
 """What a worker needs to list, read and check a series; the rest stays behind."""
+
+OBJECTS = "objects"
+"""Column with the objects of each row, where they are known without a listing: a list
+of uuid and MD5, 16 bytes each, and size in bytes, in the order of the keys."""
 
 MEGABYTE = 1_000_000
 """IDC's megabyte, in bytes."""
@@ -80,6 +86,8 @@ class Part:
     """First instance, counted in the order of the keys."""
     last_instance: int | None = None
     """One past the last instance; None means the end of the series."""
+    objects: pa.StructArray | None = field(default=None, compare=False, repr=False)
+    """Its objects, packed, where they are known without a listing; see `OBJECTS`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +164,10 @@ class Manifest:
         bytes are meant, not how today's index describes them.
         """
         sha = hashlib.sha256(f"intake-idc manifest 1\n{self.idc_version}\n".encode())
+        if not {"first_instance", "last_instance"} & set(self.columns):
+            # The same lines, made at once.
+            sha.update("".join(f"{uuid}\t0\t\n" for uuid in self.uuids).encode())
+            return sha.hexdigest()
         bounds = [
             self.table.column(name).to_pylist()
             if name in self.table.column_names
@@ -198,15 +210,20 @@ class Manifest:
             for name in (*READING_COLUMNS, "row_source")
             if name in self.table.column_names
         }
+        objects = (
+            self.table.column(OBJECTS) if OBJECTS in self.table.column_names else None
+        )
         for i in range(len(self)):
             row = {name: values[i] for name, values in columns.items()}
+            if objects is not None:
+                row[OBJECTS] = objects[i].values
             yield _part(row)
 
     def strip(self) -> Manifest:
         """Give the same rows with only the columns that reading needs."""
         keep = [
             name
-            for name in (*READING_COLUMNS, "row_source")
+            for name in (*READING_COLUMNS, "row_source", OBJECTS)
             if name in self.table.column_names
         ]
         return Manifest(self.table.select(keep), self.idc_version, self.origin)
@@ -297,6 +314,7 @@ def _piece(manifest: Manifest, group: list[_Run]) -> Manifest:
         if table.num_rows != len(group):
             # Several runs of one series in one piece: a row for each.
             table = manifest.table.take([run.row for run in group])
+        table = _with_own_objects(table, group)
         firsts = pa.array([run.first for run in group], pa.int64())
         lasts = pa.array([run.last for run in group], pa.int64())
         for name, column in (("first_instance", firsts), ("last_instance", lasts)):
@@ -306,16 +324,40 @@ def _piece(manifest: Manifest, group: list[_Run]) -> Manifest:
     return Manifest(table, manifest.idc_version, manifest.origin)
 
 
+def _with_own_objects(table: pa.Table, group: list[_Run]) -> pa.Table:
+    """Give the rows of runs the objects of the runs, not of their whole series."""
+    if OBJECTS not in table.column_names:
+        return table
+    import pyarrow as pa
+
+    began = [0] * len(group)
+    if "first_instance" in table.column_names:
+        began = [first or 0 for first in table.column("first_instance").to_pylist()]
+    lists, column = [], table.column(OBJECTS)
+    for i, run in enumerate(group):
+        stop = None if run.last is None else run.last - began[i]
+        lists.append(column[i].values[run.first - began[i] : stop])
+    offsets = [0, *itertools.accumulate(map(len, lists))]
+    own = pa.LargeListArray.from_arrays(
+        pa.array(offsets, pa.int64()), pa.concat_arrays(lists)
+    )
+    return table.set_column(table.column_names.index(OBJECTS), OBJECTS, own)
+
+
 def _part(row: Mapping[str, Any]) -> Part:
     megabytes = row.get("series_size_MB")
+    tolerance = row.get("size_tolerance")
+    if tolerance is None:
+        tolerance = 0 if row.get("row_source") == "idc_index" else 5_000
     return Part(
         crdc_series_uuid=row["crdc_series_uuid"],
         aws_bucket=row["aws_bucket"],
         instanceCount=row.get("instanceCount"),
         size=None if megabytes is None else round(megabytes * MEGABYTE),
-        size_tolerance=0 if row.get("row_source") == "idc_index" else 5_000,
+        size_tolerance=tolerance,
         first_instance=row.get("first_instance") or 0,
         last_instance=row.get("last_instance"),
+        objects=row.get(OBJECTS),
     )
 
 

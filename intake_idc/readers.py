@@ -138,6 +138,8 @@ class IDCSelection(_Described):
         # One form for what says the same; a compiled expression is no plain data.
         said = cohort.selection.to_dict()
         self.conditions = [{c["column"]: c["is"]} for c in said["where"]] + said["sql"]
+        if cohort.selection.commercial_use:
+            self.conditions.append({"commercial_use": True})
 
     def open(self) -> Cohort:
         """Give the series as a cohort."""

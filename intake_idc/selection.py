@@ -10,7 +10,8 @@ The rules:
 3. columns are AND, and so are selections that are chained;
 4. a compiled regular expression matches anywhere (`re.Pattern.search`);
 5. None is null;
-6. SQL is one read-only condition, in parentheses of its own.
+6. SQL is one read-only condition, in parentheses of its own;
+7. ``commercial_use`` is no column: it keeps the series whose licence allows that.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from intake_idc.citations import allows_commercial_use
 from intake_idc.errors import (
     BadCondition,
     EmptySelection,
@@ -46,6 +48,11 @@ __all__ = [
 
 Scalar = str | int | float | bool
 
+LICENSE_COLUMNS = ("collection_id", "source_DOI", "license_short_name")
+"""What tells where a series comes from, and under which licence."""
+
+COMMERCIAL_USE = "commercial_use"
+
 LISTED = 100
 """Values that are written out in SQL, where they prune; more go in as one list."""
 
@@ -69,6 +76,13 @@ class Table(Protocol):
 
     def absent(self, column: str, values: Sequence[Any]) -> Sequence[Any]:
         """Those of the values that the column never takes."""
+
+    @property
+    def contradicted(self) -> Sequence[tuple[str | None, str | None, str | None]]:
+        """Values of `LICENSE_COLUMNS` whose licence is stated in two ways."""
+
+    def near(self, column: str, value: object) -> str:
+        """What to say of a value that the column never takes."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +146,14 @@ class Selection:
     """Conditions on columns."""
     sql: tuple[str, ...] = field(default=())
     """SQL conditions, as they were given."""
+    commercial_use: bool = False
+    """Whether only series are meant whose licence allows commercial use."""
 
     def where(self, columns: Mapping[str, Any]) -> Selection:
         """Give this selection narrowed by conditions on columns.
+
+        ``commercial_use`` is taken beside the columns: True keeps the series whose
+        licence allows commercial use, False and None are no condition.
 
         Raises
         ------
@@ -150,10 +169,15 @@ class Selection:
                 "search(collection_id='nlst'), or use all() for the whole release"
             )
             raise EmptySelection(msg)
-        added = (_condition(name, value) for name, value in columns.items())
+        commercial = _commercial_use(columns.get(COMMERCIAL_USE))
+        added = (
+            _condition(name, value)
+            for name, value in columns.items()
+            if name != COMMERCIAL_USE
+        )
         # In one order, so that the same conditions are the same selection.
         both = sorted([*self.conditions, *added], key=lambda c: c.column)
-        return Selection(tuple(both), self.sql)
+        return Selection(tuple(both), self.sql, self.commercial_use or commercial)
 
     def query(self, condition: str) -> Selection:
         """Give this selection narrowed by one SQL condition.
@@ -165,23 +189,34 @@ class Selection:
             statements, or reaches beyond its parentheses.
         """
         _check_sql(condition)
-        return Selection(self.conditions, (*self.sql, condition.strip()))
+        return replace(self, sql=(*self.sql, condition.strip()))
+
+    @property
+    def compares(self) -> bool:
+        """Whether each column is only compared with one value."""
+        single = (len(c.values) <= 1 and not c.patterns for c in self.conditions)
+        return not self.sql and not self.commercial_use and all(single)
 
     def __bool__(self) -> bool:
-        return bool(self.conditions or self.sql)
+        return bool(self.conditions or self.sql or self.commercial_use)
 
     def __str__(self) -> str:
         parts = [str(condition) for condition in self.conditions]
         parts += [f"({condition})" for condition in self.sql]
+        parts += ["licence allows commercial use"] if self.commercial_use else []
         return " and ".join(parts) or "every series"
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain data, fit for YAML and JSON, that `from_dict` reads back."""
+        """Give plain data, fit for YAML and JSON, that `from_dict` reads back.
+
+        The key ``commercial_use`` is there only where it is True.
+        """
         where = [
             {"column": condition.column, "is": _plain_items(condition)}
             for condition in self.conditions
         ]
-        return {"where": where, "sql": list(self.sql)}
+        commercial = {COMMERCIAL_USE: True} if self.commercial_use else {}
+        return {"where": where, "sql": list(self.sql), **commercial}
 
     def to_arguments(self) -> dict[str, Any]:
         """Give plain data in the short form of a catalog entry, where it fits.
@@ -198,6 +233,8 @@ class Selection:
             arguments[condition.column] = items[0] if len(items) == 1 else items
         if self.sql:
             arguments["query"] = list(self.sql)
+        if self.commercial_use:
+            arguments[COMMERCIAL_USE] = True
         return arguments
 
     @classmethod
@@ -209,11 +246,14 @@ class Selection:
         RequestError
             A key is missing, unknown, or of the wrong kind.
         """
-        unknown = set(data) - {"where", "sql"}
+        unknown = set(data) - {"where", "sql", COMMERCIAL_USE}
         if unknown:
-            msg = f"a selection holds 'where' and 'sql'; got {sorted(unknown)}"
+            msg = (
+                "a selection holds 'where', 'sql' and 'commercial_use'; "
+                f"got {sorted(unknown)}"
+            )
             raise RequestError(msg)
-        selection = cls()
+        selection = cls(commercial_use=_commercial_use(data.get(COMMERCIAL_USE)))
         for item in data.get("where", ()):
             if not isinstance(item, Mapping) or set(item) != {"column", "is"}:
                 msg = f"a condition holds 'column' and 'is'; got {item!r}"
@@ -271,8 +311,38 @@ class Selection:
             if condition.null:
                 options.append(f"{quoted} is null")
             parts.append(f"({' or '.join(options) or 'false'})")
+        if self.commercial_use:
+            parts.append(f"({_commercial_sql(table, parameters)})")
         parts += [f"(\n{condition}\n)" for condition in self.sql]
         return " and ".join(parts) or "true", parameters
+
+
+def _commercial_use(value: object) -> bool:
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    msg = f"commercial_use is True, False or None; got {value!r}"
+    raise RequestError(msg, column=COMMERCIAL_USE)
+
+
+def _commercial_sql(table: Table, parameters: list[Any]) -> str:
+    """Keep the licences that surely allow commercial use, and that nobody disputes."""
+    name = "license_short_name"
+    if name not in table.columns:
+        msg = f"commercial_use needs the column {name}, which these rows do not have"
+        raise UnknownColumn(msg, column=name)
+    allowed = [v for v in table.distinct(name) if allows_commercial_use(v)]
+    if not allowed:
+        return "false"
+    parts = [f"{quote(name)} in {any_of(allowed, parameters)}"]
+    for values in table.contradicted:
+        if values[-1] in allowed:
+            same = " and ".join(
+                f"{quote(column)} is not distinct from "
+                f"{'null' if value is None else literal(value)}"
+                for column, value in zip(LICENSE_COLUMNS, values, strict=True)
+            )
+            parts.append(f"not ({same})")
+    return " and ".join(parts)
 
 
 def _plain_items(condition: Condition) -> list[Any]:
@@ -372,7 +442,7 @@ def _check_sql(condition: object) -> None:
 
 def _check_column(column: str, table: Table) -> None:
     if column not in table.columns:
-        near = nearest(column, table.columns)
+        near = nearest(column, [*table.columns, COMMERCIAL_USE])
         known = f"; columns: {', '.join(table.columns)}"
         msg = f"unknown column {column!r}{near or known}"
         raise UnknownColumn(msg, column=column)
@@ -397,7 +467,7 @@ def _check_values(condition: Condition, table: Table) -> None:
         return
     absent = table.absent(condition.column, condition.values)
     if absent:
-        near = nearest(absent[0], table.distinct(condition.column))
+        near = table.near(condition.column, absent[0])
         more = f" (and {len(absent) - 1:,} more)" if len(absent) > 1 else ""
         msg = f"no series has {condition.column} = {absent[0]!r}{more}{near}"
         raise UnknownValue(msg, column=condition.column, values=list(absent))

@@ -7,7 +7,10 @@ something fails. Carrying out a plan again fetches only what is not there.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
+import secrets
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from intake_idc import display
-from intake_idc.errors import IDCError, PlanError, TransferError
+from intake_idc.citations import MANIFEST_LINE
+from intake_idc.errors import IDCError, PlanError, RequestError, TransferError
 from intake_idc.storage import chunks, each, save
 
 if TYPE_CHECKING:
@@ -27,7 +31,21 @@ if TYPE_CHECKING:
     from intake_idc.plan import Plan, Step
     from intake_idc.storage import Mirror
 
-__all__ = ["Outcome", "Report", "Verification", "present", "run", "verify"]
+__all__ = [
+    "NOTICE",
+    "Outcome",
+    "Report",
+    "Verification",
+    "present",
+    "put_notice",
+    "run",
+    "verify",
+]
+
+NOTICE = "NOTICE.txt"
+"""Name of the notice beside the first cohort that was copied to a folder."""
+
+_NOTICES = re.compile(r"NOTICE(-[0-9a-f]{12})?\.txt")
 
 Status = Literal["fetched", "replaced", "kept", "failed"]
 
@@ -58,6 +76,8 @@ class Report:
     """The mirror that served it."""
     outcomes: tuple[Outcome, ...]
     """One for each planned object, in the order of the plan."""
+    notice: Path | None = None
+    """The notice beside the copy: licences, and whom to cite."""
 
     @property
     def paths(self) -> list[Path]:
@@ -89,6 +109,7 @@ class Report:
             *items,
             ("bytes fetched", display.bytes_text(self.fetched_size)),
             ("mirror", self.mirror),
+            *([("notice", self.notice.name)] if self.notice is not None else []),
         ]
 
     def __str__(self) -> str:
@@ -114,7 +135,7 @@ class Verification:
     missing: tuple[Path, ...]
     """Objects that are not there."""
     extra: tuple[Path, ...]
-    """Other files in the folders of the plan's series."""
+    """Other files in the folders of the plan's series, notices left out."""
 
     @property
     def ok(self) -> bool:
@@ -255,7 +276,9 @@ def _act(step: Step, target: Path, mirror: Mirror, progress: _Progress) -> Outco
     return Outcome(status, path, instance.url, instance.size)
 
 
-def verify(plan: Plan, found: Mapping[str, int]) -> Verification:
+def verify(
+    plan: Plan, found: Mapping[str, int], *, checksum: bool = False
+) -> Verification:
     """Compare a folder with a plan that was made for it.
 
     Parameters
@@ -264,12 +287,24 @@ def verify(plan: Plan, found: Mapping[str, int]) -> Verification:
         Made with what is there.
     found : mapping
         What is there, as `present` gives it.
+    checksum : bool
+        Read every file that is there, and compare its MD5 as well.
+
+    Raises
+    ------
+    RequestError
+        ``checksum`` is asked for, and the MD5 of an object is not known.
     """
     by_action: dict[str, list[Path]] = {"keep": [], "replace": [], "fetch": []}
     for step in plan.steps:
         by_action[step.action].append(plan.target / step.path)
+    if checksum:
+        same = _same_bytes(plan)
+        by_action["replace"] += [p for p in by_action["keep"] if p not in same]
+        by_action["keep"] = [p for p in by_action["keep"] if p in same]
     planned = {step.path for step in plan.steps}
-    extra = tuple(plan.target / path for path in sorted(set(found) - planned))
+    others = (p for p in sorted(set(found) - planned) if not _NOTICES.fullmatch(p))
+    extra = tuple(plan.target / path for path in others)
     return Verification(
         plan.target,
         tuple(by_action["keep"]),
@@ -277,6 +312,101 @@ def verify(plan: Plan, found: Mapping[str, int]) -> Verification:
         tuple(by_action["fetch"]),
         extra,
     )
+
+
+def _same_bytes(plan: Plan) -> set[Path]:
+    """Give the files whose MD5 is that of their object."""
+    kept = [step for step in plan.steps if step.action == "keep"]
+    for step in plan.steps:
+        if step.instance.md5 is None:
+            msg = (
+                f"the MD5 of {step.instance.url} is not known; give the cohort a table "
+                "of its objects with hashes, by with_instances(...)"
+            )
+            raise RequestError(msg, url=step.instance.url)
+    hashed = each(_md5, [plan.target / step.path for step in kept])
+    return {
+        plan.target / step.path
+        for step, md5 in zip(kept, hashed, strict=True)
+        if md5 == step.instance.md5
+    }
+
+
+def _md5(path: Path) -> str:
+    # Not against an attacker: it is what IDC publishes.
+    md5 = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            md5.update(chunk)
+    return md5.hexdigest()
+
+
+def put_notice(target: Path, text: str, manifest: str) -> Path:
+    """Put a notice beside a copy, whole or not at all.
+
+    A notice speaks of one cohort, which its manifest's digest names, so notices are
+    not merged. The first cohort that is copied to a folder has ``NOTICE.txt``. Where
+    a file of that name speaks of another cohort, or is not ours, it stays, and the
+    notice is ``NOTICE-<first 12 digits of the digest>.txt``. A notice of the same
+    cohort is replaced, or left alone where it says the same.
+
+    Parameters
+    ----------
+    target : Path
+        The folder of the copy.
+    text : str
+        What `Citations.notice` gives, with the digest in it.
+    manifest : str
+        The digest.
+
+    Raises
+    ------
+    PlanError
+        What has the name is not a plain file.
+    """
+    data = text.encode()
+    plain, named = target / NOTICE, target / f"NOTICE-{manifest[:12]}.txt"
+    part = target / f".idc-{os.getpid()}-{secrets.token_hex(8)}.part"
+    try:
+        part.write_bytes(data)
+        if not _speaks_of(named, manifest):
+            if _speaks_of(plain, manifest) or _put_new(part, plain):
+                named = plain
+            elif _speaks_of(plain, manifest):
+                # Another copy of the same cohort was faster.
+                named = plain
+        if os.path.lexists(named):
+            if named.is_symlink() or not named.is_file():
+                msg = f"{named} is not a plain file; move it away for the notice"
+                raise PlanError(msg, path=str(named))
+            if named.read_bytes() == data:
+                return named
+        part.replace(named)
+    finally:
+        part.unlink(missing_ok=True)
+    return named
+
+
+def _speaks_of(path: Path, manifest: str) -> bool:
+    """Whether a file is the notice of this cohort."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    lines = path.read_bytes().splitlines()
+    return f"{MANIFEST_LINE}{manifest}".encode() in lines
+
+
+def _put_new(part: Path, path: Path) -> bool:
+    """Give a file a second name, unless the name is taken."""
+    if os.path.lexists(path):
+        return False
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        return False
+    except OSError:
+        # A file system without hard links.
+        part.replace(path)
+    return True
 
 
 def as_rows(report: Report) -> list[dict[str, Any]]:

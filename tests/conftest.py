@@ -28,15 +28,16 @@ settings.load_profile(
 
 
 @pytest.fixture(scope="session", autouse=True)
-def neutral_environment() -> Iterator[None]:
-    """Keep the endpoints, credentials and proxies of whoever runs this out of it."""
-    foreign = ("AWS_", "GOOGLE_", "STORAGE_EMULATOR_HOST")
+def neutral_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the endpoints, credentials, proxies and caches of whoever runs this out."""
+    foreign = ("AWS_", "GOOGLE_", "STORAGE_EMULATOR_HOST", "INTAKE_IDC_")
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith(foreign) and name != "AWS_CA_BUNDLE":
                 patch.delenv(name)
         for name in ("NO_PROXY", "no_proxy"):
             patch.setenv(name, "127.0.0.1,localhost")
+        patch.setenv("INTAKE_IDC_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

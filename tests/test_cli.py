@@ -124,7 +124,7 @@ def test_a_copy_runs_twice_and_is_verified(tmp_path):
     assert "kept           3" in run("copy", *sample, "--to", str(target))
     assert "match    3" in run("verify", *sample, str(target))
     run("copy", *sample, "--to", str(tmp_path / "flat"), "--dir-template", "")
-    assert len(list((tmp_path / "flat").iterdir())) == 3
+    assert len(list((tmp_path / "flat").glob("*.dcm"))) == 3
 
 
 AGAIN = "did you mean"

@@ -31,11 +31,11 @@ BUCKET = sample_path() / "bucket"
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Digest of every file, by path below the folder."""
+    """Digest of every file but notices, by path below the folder."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and not path.match("NOTICE*.txt")
     }
 
 

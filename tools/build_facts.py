@@ -22,6 +22,7 @@ from typing import Any
 import duckdb
 
 FACTS = Path(__file__).parents[1] / "intake_idc" / "facts"
+TABLES = ("idc_index", "prior_versions_index", "version_metadata_index")
 
 
 class Package:
@@ -31,7 +32,7 @@ class Package:
         self.version = wheel.name.split("-")[1]
         self.idc_version = int(self.version.split(".")[0])
         with zipfile.ZipFile(wheel) as archive:
-            for table in ("idc_index", "prior_versions_index"):
+            for table in TABLES:
                 name = f"idc_index_data/{table}.parquet"
                 if name in archive.namelist():
                     archive.extract(name, folder / self.version)
@@ -69,6 +70,13 @@ class Package:
             f"WHERE {idc_version} BETWEEN min_idc_version AND max_idc_version"
         )
         return {row[0] for row in found}
+
+    def dates(self) -> dict[str, str]:
+        """Give the day on which each release came out."""
+        path = self.folder / "version_metadata_index.parquet"
+        sql = f"SELECT idc_version, version_timestamp FROM '{path}' ORDER BY 1"
+        found = self.connection.execute(sql).fetchall()
+        return {str(version): str(day)[:10] for version, day in found}
 
     def row(self, uuid: str) -> dict[str, Any]:
         """Give one row of the package's index, nulls left out."""
@@ -127,8 +135,10 @@ def main(wheels: list[str]) -> None:
     write("releases.json", {
         "note": "What the published idc-index-data package of each release holds: "
         "number of series; SHA-256 over the sorted crdc_series_uuids, one a line, "
-        "no final newline; XOR of the MD5 of each uuid.",
+        "no final newline; XOR of the MD5 of each uuid. The days on which the releases "
+        "came out are those of version_metadata_index.",
         "releases": releases,
+        "dates": newest.dates(),
     })  # fmt: skip
     write("exceptions.json", {
         "note": f"Where rebuilding from idc-index-data {newest.version} differs from "

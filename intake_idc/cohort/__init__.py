@@ -9,6 +9,25 @@ from __future__ import annotations
 
 from intake_idc.cohort.cohort import Cohort
 from intake_idc.cohort.difference import Difference
-from intake_idc.cohort.opening import open_idc, open_manifest
+from intake_idc.cohort.locking import LockCheck, check_lock, open_lock, restore
+from intake_idc.cohort.opening import (
+    diff,
+    history,
+    open_idc,
+    open_manifest,
+    open_series,
+)
 
-__all__ = ["Cohort", "Difference", "open_idc", "open_manifest"]
+__all__ = [
+    "Cohort",
+    "Difference",
+    "LockCheck",
+    "check_lock",
+    "diff",
+    "history",
+    "open_idc",
+    "open_lock",
+    "open_manifest",
+    "open_series",
+    "restore",
+]

@@ -11,7 +11,7 @@ from intake_idc import display
 from intake_idc.cohort import writing
 from intake_idc.cohort.difference import compare
 from intake_idc.errors import EmptySelection, RequestError
-from intake_idc.release import MANIFEST_COLUMNS, FixedRows, Release
+from intake_idc.release import MANIFEST_COLUMNS, TABLE_KEYS, FixedRows, Release
 from intake_idc.selection import Selection
 
 if TYPE_CHECKING:
@@ -22,11 +22,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from fsspec.callbacks import Callback
 
+    from intake_idc.citations import Citations
     from intake_idc.cohort.difference import Difference
     from intake_idc.formats import Problem
+    from intake_idc.formats.lock import Lock
     from intake_idc.lazy import InstanceBag
     from intake_idc.manifest import Manifest
     from intake_idc.plan import Plan
+    from intake_idc.release.clinical import Clinical
+    from intake_idc.release.export import Export
+    from intake_idc.release.objects import ObjectTable
     from intake_idc.storage import EngineName, Mirror
     from intake_idc.transfer import Report, Verification
 
@@ -69,6 +74,8 @@ class Cohort:
     """Whether every series is meant where there is no condition; see `all`."""
     problems: tuple[Problem, ...] = field(default=(), compare=False)
     """Lines of the manifest that were remarked or rejected."""
+    objects: ObjectTable | None = None
+    """The objects of the series, where they are known; see `with_instances`."""
 
     # The value.
 
@@ -84,12 +91,22 @@ class Cohort:
         Raises
         ------
         RequestError
-            The cohort is the rows of a manifest.
+            The cohort is the rows of a manifest or a lock.
         """
-        if not isinstance(self.rows, Release):
-            msg = "this cohort is the rows of a manifest, not a question to a release"
-            raise RequestError(msg)
-        return self.rows
+        if isinstance(self.rows, Release):
+            return self.rows
+        msg = "this cohort is the rows of a manifest, not a question to a release"
+        if self.rows.lock is not None:
+            msg = (
+                "this cohort is the rows of a lock, which nothing moves; check_lock "
+                "says what another release would change"
+            )
+        raise RequestError(msg)
+
+    @property
+    def locked(self) -> Lock | None:
+        """What the lock says that the cohort was opened from, if it was."""
+        return None if isinstance(self.rows, Release) else self.rows.lock
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
         place = self.rows, self.selection, self.mirror, self.everything
@@ -105,6 +122,10 @@ class Cohort:
         >>> from intake_idc import open_idc
         >>> open_idc(25).search(Modality=["CT", "PT"], BodyPartExamined=None)
         <Cohort of IDC release 25: BodyPartExamined = null and Modality = 'CT' or 'PT'>
+
+        ``commercial_use=True`` keeps the series whose licence allows commercial use.
+        A licence that is unknown, has terms of its own, or is stated in contradicting
+        ways is left out; see `left_out`. False and None are no condition.
 
         Raises
         ------
@@ -135,7 +156,9 @@ class Cohort:
 
     def at(self, idc_version: int) -> Cohort:
         """Ask another release the same."""
-        return replace(self, rows=self.release.at(idc_version), problems=())
+        rows = self.release.at(idc_version)
+        # The objects that are known are those of this release.
+        return replace(self, rows=rows, problems=(), objects=None)
 
     def reading_from(
         self,
@@ -193,6 +216,26 @@ class Cohort:
         """Every column of every series, as an Arrow table in the published order."""
         return self.rows.table(None, self.selection)
 
+    def index_table(
+        self, table: str, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Give the rows of another index table that belong to these series.
+
+        ``index_table("ct_index", ["SeriesInstanceUID", "SliceThickness"])``; see
+        `Release.index_table`, and `find_column` for which table has what.
+
+        Raises
+        ------
+        TableNotFound
+            The table is not at hand and cannot be fetched; the message says which
+            file to put where.
+        UnknownColumn
+            The table has no such column, or none by which it belongs to series.
+        """
+        keys = [key for key in TABLE_KEYS if key in self.rows.columns]
+        among = self.rows.table(keys, self.selection)
+        return self.rows.of_tables.index_table(table, columns, among=among)
+
     @property
     def df(self) -> pd.DataFrame:
         """Every column of every series, as a pandas data frame."""
@@ -233,6 +276,40 @@ class Cohort:
         )
         return {name: int(count) for name, count in found}
 
+    @cached_property
+    def left_out(self) -> dict[str, int]:
+        """Series by licence that ``commercial_use`` leaves out; else empty.
+
+        A licence that allows commercial use, but that the tables state in ways that
+        contradict each other, is listed as "... (conflicting)".
+        """
+        if not self.selection.commercial_use:
+            return {}
+        wider = replace(
+            self, selection=replace(self.selection, commercial_use=False)
+        ).licenses()
+        kept = self.licenses()
+        gone = {name: count - kept.get(name, 0) for name, count in wider.items()}
+        return {
+            f"{name} (conflicting)" if name in kept else name or "unknown": count
+            for name, count in gone.items()
+            if count
+        }
+
+    def citations(self) -> Citations:
+        """Give whom to cite for these series, and under which licences they stand.
+
+        Read from the index tables, offline. Series of which the tables do not say
+        whom to cite are listed as uncited.
+
+        Raises
+        ------
+        TableNotFound
+            There is no `collections_index` among the tables; it came with
+            idc-index-data 23.
+        """
+        return self.rows.citations(self.selection)
+
     def manifest(self, columns: Sequence[str] | None = None) -> Manifest:
         """Give the series as a manifest: rows, release, origin.
 
@@ -244,23 +321,30 @@ class Cohort:
         """
         return self.rows.manifest(self.selection, columns or MANIFEST_COLUMNS)
 
-    def diff(self, idc_version: int) -> Difference:
-        """Compare with the same question to another release.
+    def diff(self, other: int | str | Release | Cohort) -> Difference:
+        """Compare with the same question to another release, or with a cohort.
+
+        Parameters
+        ----------
+        other : int, "YYYY-MM-DD", Release or Cohort
+            Another release of the same tables by its number or day; a release that
+            was opened from other tables, such as its own published package; or a
+            cohort with a question of its own.
+
+        Returns
+        -------
+        Difference
+            From the older release to the newer.
 
         Raises
         ------
         UnknownRelease
             The tables do not know that release.
         """
-        other = self.release.at(idc_version)
-        sides = {}
-        for release in (self.release, other):
-            found = release.rows(
-                ["SeriesInstanceUID", "crdc_series_uuid"], self.selection, strict=False
-            )
-            sides[release.idc_version] = dict(found)
-        old, new = sorted([self.idc_version, idc_version])
-        return compare(old, sides[old], new, sides[new])
+        if isinstance(other, Cohort):
+            return compare(self.rows, self.selection, other.rows, other.selection)
+        rows = other if isinstance(other, Release) else self.release.at(other)
+        return compare(self.rows, self.selection, rows, self.selection)
 
     # Reading.
 
@@ -285,7 +369,7 @@ class Cohort:
         from intake_idc import lazy
 
         return lazy.datasets(
-            self._reading_manifest(),
+            self._located(),
             self._mirror(mirror),
             headers_only=headers_only,
             partition_bytes=partition_bytes,
@@ -310,7 +394,7 @@ class Cohort:
         if isinstance(keywords, str):
             keywords = [keywords]
         return lazy.header_rows(
-            self._reading_manifest(), self._mirror(mirror), keywords
+            self._located(), self._mirror(mirror), keywords
         )
 
     def urls(self, mirror: str | os.PathLike[str] | Mirror | None = None) -> list[str]:
@@ -346,6 +430,7 @@ class Cohort:
         dir_template: str | None = None,
         mirror: str | os.PathLike[str] | Mirror | None = None,
         callback: Callback | None = None,
+        notice: bool = True,
         dry_run: Literal[False] = False,
     ) -> Report: ...
 
@@ -357,6 +442,7 @@ class Cohort:
         dir_template: str | None = None,
         mirror: str | os.PathLike[str] | Mirror | None = None,
         callback: Callback | None = None,
+        notice: bool = True,
         dry_run: Literal[True],
     ) -> Plan: ...
 
@@ -367,9 +453,14 @@ class Cohort:
         dir_template: str | None = None,
         mirror: str | os.PathLike[str] | Mirror | None = None,
         callback: Callback | None = None,
+        notice: bool = True,
         dry_run: bool = False,
     ) -> Report | Plan:
         """Copy every object to a folder; what is there with the right size is kept.
+
+        A notice of licences and citations is put beside them, ``NOTICE.txt``, when
+        all of them are there. A second cohort in the same folder has one of its own;
+        see `intake_idc.transfer.put_notice`.
 
         Parameters
         ----------
@@ -381,6 +472,9 @@ class Cohort:
             Where from.
         callback : fsspec.callbacks.Callback, optional
             Told of the bytes, for a progress bar.
+        notice : bool
+            Whether the notice is written. Without the tables that hold the citations
+            it says what the index does: licences and DOIs.
         dry_run : bool
             Give the plan, and move no byte; the same as `plan`.
 
@@ -395,7 +489,15 @@ class Cohort:
 
         place = self._mirror(mirror)
         plan = self._planned(target, dir_template, place)[0]
-        return plan if dry_run else transfer.run(plan, place, callback)
+        if dry_run:
+            return plan
+        report = transfer.run(plan, place, callback)
+        if not notice:
+            return report
+        digest = self._reading_manifest(["crdc_series_uuid"]).digest
+        text = self.rows.citations(self.selection, whole=False).notice(digest)
+        path = transfer.put_notice(plan.target, text, digest)
+        return replace(report, notice=path)
 
     def verify(
         self,
@@ -403,14 +505,23 @@ class Cohort:
         *,
         dir_template: str | None = None,
         mirror: str | os.PathLike[str] | Mirror | None = None,
+        checksum: bool = False,
     ) -> Verification:
         """Compare a folder with the mirror's listing and the index, object by object.
 
-        Names and sizes are compared; no object is read.
+        Names and sizes are compared; no object is read. With ``checksum`` every file
+        is read, and its MD5 compared with the one that the release states: the cohort
+        must know its objects, see `with_instances`. Then nothing is listed either.
+
+        Raises
+        ------
+        RequestError
+            ``checksum`` is asked for, and the MD5 of an object is not known.
         """
         from intake_idc import transfer
 
-        return transfer.verify(*self._planned(target, dir_template, mirror))
+        plan, there = self._planned(target, dir_template, mirror)
+        return transfer.verify(plan, there, checksum=checksum)
 
     def _planned(
         self,
@@ -421,9 +532,11 @@ class Cohort:
         from intake_idc import plan as planning
         from intake_idc import storage, transfer
 
+        if dir_template is None and self.locked is not None:
+            dir_template = self.locked.dir_template
         template = planning.DIR_TEMPLATE if dir_template is None else dir_template
         named = planning.template_columns(template, self.rows.columns)
-        manifest = self._reading_manifest([*named, "crdc_series_uuid"])
+        manifest = self._located([*named, "crdc_series_uuid"])
         folders = {
             row["crdc_series_uuid"]: planning.series_folder(template, row)
             for row in manifest.table.to_pylist()
@@ -432,6 +545,109 @@ class Cohort:
         there = transfer.present(root, folders.values())
         listed = storage.instances(manifest.parts(), self._mirror(mirror))
         return planning.make(listed, folders, there, root), there
+
+    # The objects by name.
+
+    def instances_table(
+        self,
+        export: Export | None = None,
+        *,
+        mirror: str | os.PathLike[str] | Mirror | None = None,
+    ) -> pa.Table:
+        """Give a row for each object: names, size in bytes, MD5, bucket and key.
+
+        The rows are those of ``dicom_all`` in the Parquet export of the release, held
+        against the index; see `intake_idc.release.export.Export.instances`.
+
+        Parameters
+        ----------
+        export : Export, optional
+            An export of ``dicom_all`` of the same release, from `open_export`.
+        mirror : str, path or Mirror, optional
+            Where the export lies, if not in the public bucket.
+
+        Raises
+        ------
+        MissingError
+            The export has no row for a series.
+        IntegrityError
+            Count, bytes or hash of a series are not what they should be.
+        """
+        if export is None:
+            from intake_idc.release.export import open_export
+
+            export = open_export(self.idc_version, "dicom_all", mirror=mirror)
+        return export.instances(self._reading_manifest())
+
+    def save_instances(
+        self,
+        path: str | os.PathLike[str],
+        export: Export | None = None,
+        *,
+        mirror: str | os.PathLike[str] | Mirror | None = None,
+    ) -> Path:
+        """Write `instances_table` to a file, ``.parquet`` or ``.csv``, once for all."""
+        target = writing.local_path(path)
+        writing.write_table(target, self.instances_table(export, mirror=mirror))
+        return target
+
+    def with_instances(self, source: str | os.PathLike[str] | pa.Table) -> Cohort:
+        """Give the same cohort, knowing its objects: nothing is listed any more.
+
+        Reading and copying then ask the mirror for the objects alone, and
+        ``verify(checksum=True)`` has the MD5s to compare with.
+
+        Parameters
+        ----------
+        source : path or table
+            A Parquet file from `save_instances`, or a table with
+            ``crdc_instance_uuid``, ``instance_size``, and ``crdc_series_uuid`` or
+            ``SeriesInstanceUID``, such as the index table `sm_instance_index`. Without
+            ``instance_hash`` no MD5 is known. Other series' rows are left out.
+
+        Raises
+        ------
+        MissingError
+            A series of the cohort has no row.
+        IntegrityError
+            A series has another count, other bytes or another hash than it should.
+        RequestError
+            The table lacks a column.
+        """
+        from intake_idc.release.objects import ObjectTable
+
+        manifest = self._reading_manifest()
+        found = ObjectTable(writing.read_table(source), manifest)
+        found.check(manifest)
+        return replace(self, objects=found)
+
+    def clinical(
+        self,
+        table: str,
+        *,
+        decode: bool = False,
+        mirror: str | os.PathLike[str] | Mirror | None = None,
+    ) -> Clinical:
+        """Give the rows of a clinical table for the patients of the cohort.
+
+        Patients are the same where identifier and collection are: an identifier may
+        occur in several collections. A patient without clinical data has no row, and
+        one with several keeps them all. See `Release.clinical` for the arguments.
+
+        Raises
+        ------
+        UnknownRelease
+            The release is older than the clinical tables.
+        UnknownValue
+            There is no such table.
+        RequestError
+            No patient of the cohort is in a collection that the table is of.
+        """
+        from intake_idc.release import clinical
+
+        return clinical.of_patients(
+            self.rows, self.selection, table, decode=decode, mirror=mirror
+        )
 
     # Writing.
 
@@ -453,6 +669,67 @@ class Cohort:
         writing.write_manifest(target, self._reading_manifest(), mirror, date)
         return target
 
+    def lock(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        dir_template: str | None = None,
+        mirror: str | os.PathLike[str] | Mirror | None = None,
+    ) -> Path:
+        """Write a lock, by which the same bytes are found again without any index.
+
+        It holds the question, the release and its tables, every series, counts,
+        licences, DOIs, and a digest over all. More than 1,000 series go into a Parquet
+        file beside it. The same cohort gives the same bytes. Open it with `open_lock`.
+
+        Parameters
+        ----------
+        path : str or path
+            Such as ``"cohort.lock.json"``. A lock that is there is replaced, and
+            holds until the new one is whole.
+        dir_template : str, optional
+            Folders that `restore` makes; see `intake_idc.plan.DIR_TEMPLATE`.
+        mirror : str, path or Mirror, optional
+            Where `restore` reads; by default where the cohort was told to read.
+
+        Raises
+        ------
+        EmptySelection
+            Nothing is selected, or everything without `all`.
+        PlanError
+            The template leads outside the target, or names no column.
+        RequestError
+            Something cannot be written, such as a column of floating-point numbers
+            that the template names.
+        """
+        target = writing.local_path(path)
+        self._lock(target, dir_template, mirror)
+        return target
+
+    def _lock(
+        self,
+        target: Path,
+        dir_template: str | None = None,
+        mirror: str | os.PathLike[str] | Mirror | None = None,
+    ) -> str:
+        from intake_idc import plan as planning
+        from intake_idc.cohort import locking
+        from intake_idc.storage import resolve_mirror
+
+        place = self.mirror
+        if mirror is not None:
+            place = resolve_mirror(mirror, environment=False)
+        if dir_template is None and self.locked is not None:
+            dir_template = self.locked.dir_template
+        named = planning.template_columns(dir_template or "", self.rows.columns)
+        return locking.write_lock(
+            self,
+            self._reading_manifest([*MANIFEST_COLUMNS, *named]),
+            target,
+            dir_template=dir_template,
+            mirror=place,
+        )
+
     def to_table(self, path: str | os.PathLike[str]) -> Path:
         """Write every column of every series, as ``.csv`` or ``.parquet``.
 
@@ -468,7 +745,7 @@ class Cohort:
     def to_catalog(self, path: str | os.PathLike[str], name: str = "cohort") -> Path:
         """Write the cohort as an Intake catalog of one entry, pinned to its release.
 
-        A cohort that is the rows of a manifest gets the manifest written beside the
+        A cohort that is the rows of a manifest or a lock gets that written beside the
         catalog. ``intake.open_catalog(path)[name]`` opens it again.
 
         Raises
@@ -478,6 +755,19 @@ class Cohort:
         """
         target = writing.local_path(path)
         arguments: dict[str, Any]
+        if self.locked is not None:
+            digest = self._reading_manifest().digest[:12]
+            beside = target.with_name(f"{target.stem}-{digest}.lock.json")
+            arguments = {
+                "urlpath": f"{{{{ CATALOG_DIR }}}}/{beside.name}",
+                "digest": self._lock(beside),
+                "idc_version": self.idc_version,
+            }
+            # Not the conditions: they are in the lock, whatever signs they hold.
+            series = display.count_text(len(self), "series")
+            description = f"{series} of IDC release {self.idc_version}, locked"
+            writing.write_catalog(target, name, "idc_lock", arguments, description)
+            return target
         if isinstance(self.rows, FixedRows):
             # A name of its own: "cohort.s5cmd" may be the user's.
             digest = self._reading_manifest().digest[:12]
@@ -515,38 +805,55 @@ class Cohort:
             (name, f"{counts[name]:,}")
             for name in ("series", "studies", "patients", "collections")
         ]
+        gone = ", ".join(f"{name} ({count:,})" for name, count in self.left_out.items())
+        left_out: list[tuple[str, object]] = [("left out", gone or "nothing")]
         rejected = sum(problem.rejected for problem in self.problems)
         remarked = len(self.problems) - rejected
         lines: list[tuple[str, object]] = [
             ("lines left out", f"{rejected:,}"),
             ("lines remarked", f"{remarked:,}"),
         ]
+        locked: list[tuple[str, object]] = []
+        if self.locked is not None:
+            locked = [("lock", self.locked.digest)]
         return [
             ("where", self._where),
             *counted,
             ("instances", f"{counts['instances']:,}"),
             ("size", display.bytes_text(counts["bytes"])),
             ("licences", licenses or "-"),
+            *(left_out if self.selection.commercial_use else []),
             ("source", self.rows.source),
+            *locked,
             *(lines if self.problems else []),
         ]
 
     @property
+    def _title(self) -> str:
+        if self.locked is None:
+            return f"Cohort of IDC release {self.idc_version}"
+        source = self.locked.release.get("source", "tables of no name")
+        return f"Locked cohort of IDC release {self.idc_version} from {source}"
+
+    @property
     def _where(self) -> str:
         """The conditions in words, or where the rows came from."""
+        if self.locked is not None:
+            from intake_idc.cohort import locking
+
+            return locking.where(self)
         if self.selection or isinstance(self.rows, Release):
             return str(self.selection)
         return f"every series of {self.rows.source}"
 
     def __str__(self) -> str:
-        return display.pairs(f"Cohort of IDC release {self.idc_version}", self._items())
+        return display.pairs(self._title, self._items())
 
     def __repr__(self) -> str:
-        return f"<Cohort of IDC release {self.idc_version}: {self._where}>"
+        return f"<{self._title}: {self._where}>"
 
     def _repr_html_(self) -> str:
-        title = f"Cohort of IDC release {self.idc_version}"
-        return display.pairs_html(title, self._items())
+        return display.pairs_html(self._title, self._items())
 
     # How.
 
@@ -554,6 +861,11 @@ class Cohort:
         from intake_idc.storage import resolve_mirror
 
         return resolve_mirror(mirror if mirror is not None else self.mirror)
+
+    def _located(self, columns: Sequence[str] | None = None) -> Manifest:
+        """Give the manifest to read by, with the objects where they are known."""
+        manifest = self._reading_manifest(columns)
+        return manifest if self.objects is None else self.objects.attach(manifest)
 
     def _reading_manifest(self, columns: Sequence[str] | None = None) -> Manifest:
         meant = self.everything or isinstance(self.rows, FixedRows)

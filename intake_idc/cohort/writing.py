@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from intake_idc.errors import RequestError
+from intake_idc.errors import IntegrityError, MissingError, RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "local_path",
+    "read_table",
     "refuse_templates",
+    "write_bytes",
     "write_catalog",
     "write_manifest",
     "write_table",
@@ -62,6 +65,41 @@ def write_table(path: Path, table: pa.Table) -> None:
         raise RequestError(msg)
     with _beside(path) as part:
         writers[suffix](table, part)
+
+
+def read_table(source: str | os.PathLike[str] | pa.Table) -> pa.Table:
+    """Give an Arrow table: one that is given, or that of a Parquet or CSV file.
+
+    Raises
+    ------
+    MissingError
+        There is no such file.
+    RequestError
+        It is neither of them.
+    """
+    if not isinstance(source, str | os.PathLike):
+        import pyarrow as pa
+
+        if isinstance(source, pa.Table):
+            return source
+        msg = f"expected a path or an Arrow table; got {type(source).__name__}"
+        raise RequestError(msg)
+    from pyarrow import ArrowException, csv, parquet
+
+    path = local_path(source)
+    readers = {".csv": csv.read_csv, ".parquet": parquet.read_table}
+    suffix = path.suffix.lower()
+    if suffix not in readers:
+        msg = f"a table ends in .csv or .parquet; got {path.name!r}"
+        raise RequestError(msg, path=str(path))
+    if not path.is_file():
+        msg = f"there is no file {path}"
+        raise MissingError(msg, path=str(path))
+    try:
+        return readers[suffix](path)
+    except (ArrowException, OSError) as error:
+        msg = f"{path} cannot be read as a table: {error}"
+        raise IntegrityError(msg, path=str(path)) from error
 
 
 def write_catalog(
@@ -128,7 +166,8 @@ def local_path(path: str | os.PathLike[str]) -> Path:
 def _beside(path: Path) -> Iterator[Path]:
     """Give a file beside a path, which takes its place when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Two threads may write the same file; a long name leaves no room for its own.
+    part = path.with_name(f".idc-{os.getpid()}-{secrets.token_hex(8)}.part")
     try:
         yield part
         part.replace(path)
@@ -139,3 +178,11 @@ def _beside(path: Path) -> Iterator[Path]:
 def _write_text(path: Path, text: str) -> None:
     with _beside(path) as part:
         part.write_bytes(text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file that is whole even after the machine has lost its power."""
+    with _beside(path) as part, part.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -8,11 +8,11 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from intake.source.base import Schema
 
-from intake_idc.cohort import Cohort, open_idc, open_manifest
+from intake_idc.cohort import Cohort, open_idc, open_lock, open_manifest
 from intake_idc.drivers.pinned import Pinned, Version
 from intake_idc.errors import RequestError
 from intake_idc.release import open_release
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from intake_idc.storage import EngineName
 
-__all__ = ["IDCCohort", "IDCManifest", "IDCTable"]
+__all__ = ["IDCCohort", "IDCLock", "IDCManifest", "IDCTable"]
 
 _COHORT_VERBS = frozenset(
     {
@@ -36,6 +36,8 @@ _COHORT_VERBS = frozenset(
         "header_rows",
         "keys",
         "licenses",
+        "lock",
+        "locked",
         "manifest",
         "materialize",
         "nunique",
@@ -315,11 +317,7 @@ class IDCManifest(_CohortSource):
         if urlpath is None:
             msg = "an idc_manifest needs the path of a manifest (urlpath)"
             raise RequestError(msg)
-        path = str(urlpath)
-        if "://" not in path and "::" not in path:
-            # The source may be read from another folder, in another process.
-            path = os.path.abspath(path)  # noqa: PTH100
-        self._path, self._tables, self._problems = path, tables, problems
+        self._path, self._tables, self._problems = _whole(urlpath), tables, problems
         self._digest = digest
         if idc_version is None:
             idc_version = self._opened(None).idc_version
@@ -339,6 +337,90 @@ class IDCManifest(_CohortSource):
     def cohort(self) -> Cohort:
         """The cohort itself, free of Intake."""
         return self._placed(self._opened(self.idc_version))
+
+    def search(self, **columns: Any) -> Cohort:
+        """Narrow by columns; see `Cohort.search`."""
+        return self.cohort.search(**columns)
+
+    def query(self, condition: str) -> Cohort:
+        """Narrow by one SQL condition; see `Cohort.query`."""
+        return self.cohort.query(condition)
+
+
+def _whole(urlpath: object) -> str:
+    """Give a path whole: it may be read from another folder, in another process."""
+    path = str(urlpath)
+    if "://" in path or "::" in path:
+        return path
+    return os.path.abspath(path)  # noqa: PTH100
+
+
+class IDCLock(_CohortSource):
+    """Driver ``idc_lock``: the series that a lock holds; no index is asked.
+
+    Parameters
+    ----------
+    urlpath : str
+        A lock, or a URL that fsspec reads.
+    digest : str, optional
+        The digest over all that the lock must have. Once the lock was opened, it is
+        among the arguments, so that whatever is written down carries it.
+    idc_version : int, optional
+        The release that the lock must be of.
+    mirror, endpoint_url, engine, storage_options
+        As for `IDCCohort`; by default those that the lock says.
+    """
+
+    name = "idc_lock"
+
+    def __init__(
+        self,
+        urlpath: str | None = None,
+        digest: str | None = None,
+        idc_version: int | None = None,
+        *,
+        mirror: str | None = None,
+        endpoint_url: str | None = None,
+        engine: EngineName | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            mirror=mirror,
+            endpoint_url=endpoint_url,
+            engine=engine,
+            storage_options=storage_options,
+            metadata=metadata,
+        )
+        if urlpath is None:
+            msg = "an idc_lock needs the path of a lock (urlpath)"
+            raise RequestError(msg)
+        self._path, self._digest = _whole(urlpath), digest
+        if digest is None or idc_version is None:
+            opened = open_lock(self._path, digest=digest)
+            self._digest = opened.locked.digest if opened.locked else None
+            if idc_version not in (None, opened.idc_version):
+                self._refuse(idc_version, opened)
+            idc_version = opened.idc_version
+        self.idc_version = idc_version
+        self._pin(
+            urlpath=self._path, digest=self._digest, idc_version=self.idc_version
+        )
+
+    def _refuse(self, idc_version: int | None, opened: Cohort) -> NoReturn:
+        msg = (
+            f"the lock {self._path} is of release {opened.idc_version}, which nothing "
+            f"moves; got idc_version={idc_version!r}"
+        )
+        raise RequestError(msg, idc_version=idc_version)
+
+    @cached_property
+    def cohort(self) -> Cohort:
+        """The cohort itself, free of Intake."""
+        opened = open_lock(self._path, digest=self._digest)
+        if opened.idc_version != self.idc_version:
+            self._refuse(self.idc_version, opened)
+        return self._placed(opened)
 
     def search(self, **columns: Any) -> Cohort:
         """Narrow by columns; see `Cohort.search`."""

@@ -19,12 +19,20 @@ which is null because the number may have changed.
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import operator
-from typing import TYPE_CHECKING, Any, Literal
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from intake_idc.errors import TableNotFound, UnknownRelease
-from intake_idc.release.database import Database, database
+from intake_idc import cache
+from intake_idc.errors import TableNotFound, UnknownColumn, UnknownRelease
+from intake_idc.release import derived, history
+from intake_idc.release.columns import Column, Columns, find_column
+from intake_idc.release.database import Database, database, forget
+from intake_idc.release.derived import POSITION
+from intake_idc.release.history import History, Life
 from intake_idc.release.rows import (
     MANIFEST_COLUMNS,
     FixedRows,
@@ -32,27 +40,50 @@ from intake_idc.release.rows import (
     check_columns,
 )
 from intake_idc.release.survey import ReleaseInfo, Sureness, survey
-from intake_idc.release.tables import Tables, find_tables, sample_path
+from intake_idc.release.tables import (
+    INSTALLED,
+    Tables,
+    find_tables,
+    own_tables,
+    sample_path,
+)
 from intake_idc.selection import Selection, quote
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
 
     import pyarrow as pa
 
+    from intake_idc.manifest import Manifest
+
 __all__ = [
     "MANIFEST_COLUMNS",
+    "TABLE_KEYS",
+    "Column",
+    "Columns",
     "FixedRows",
+    "History",
+    "Life",
     "Release",
     "ReleaseInfo",
     "Rows",
     "Sureness",
     "Tables",
     "available_releases",
+    "build_cache",
+    "find_column",
     "open_release",
     "sample_path",
 ]
+
+
+TABLE_KEYS = ("SeriesInstanceUID", "analysis_result_id", "collection_id")
+"""Columns by which rows of the tables belong to series, the narrowest first."""
+
+MEMO = 32
+"""Compiled selections that are kept for each set of tables."""
 
 
 class Release(Rows):
@@ -67,9 +98,14 @@ class Release(Rows):
         The release.
     """
 
-    def __init__(self, idc_version: int, tables: Tables) -> None:
+    def __init__(
+        self, idc_version: int, tables: Tables, asked: str | None = None
+    ) -> None:
         self.idc_version = idc_version
         self._tables = tables
+        # What the user named, from which other releases are opened: it is not what
+        # was found where the package of this release was at hand.
+        self._asked = asked
 
     @property
     def source(self) -> str:
@@ -82,9 +118,47 @@ class Release(Rows):
         return self._tables.spec
 
     @property
+    def named(self) -> str | None:
+        """What the user named as ``tables``, from which other releases are opened."""
+        return self._asked
+
+    @property
     def digest(self) -> dict[str, str] | None:
         """SHA-256 that the tables were opened with, by file name."""
         return dict(self._tables.digests) or None
+
+    @property
+    def published(self) -> bool:
+        """Whether the rows are those of the package that came with the release.
+
+        Then their attributes are as published; else they are those that the tables
+        give today.
+        """
+        return self.idc_version == self._database.newest
+
+    @property
+    def pin(self) -> dict[str, Any]:
+        """What has to be written down to open the same release of the same tables.
+
+        Keys: ``idc_version`` (int), ``source`` (str), ``tables`` (what to name, None
+        for the installed package), ``digest`` (SHA-256 of the tables that the series
+        are read from, by file name), ``sureness`` (str).
+        """
+        used = ["idc_index"]
+        if not self.published:
+            used.append("prior_versions_index")
+        found = {f"{name}.parquet": self._tables.path(name) for name in used}
+        return {
+            "idc_version": self.idc_version,
+            "source": self.source,
+            "tables": self.spec,
+            "digest": {name: cache.sha256(path) for name, path in found.items()},
+            "sureness": self.info.sureness,
+        }
+
+    def same_tables(self, other: Release) -> bool:
+        """Say whether another release is read from the same tables."""
+        return self._tables.folder == other._tables.folder
 
     @property
     def date(self) -> str | None:
@@ -100,6 +174,11 @@ class Release(Rows):
         msg = f"the tables of {self.source} do not tell release {self.idc_version}"
         raise UnknownRelease(msg, idc_version=self.idc_version)
 
+    @property
+    def of_tables(self) -> Release:
+        """The release itself."""
+        return self
+
     @functools.cached_property
     def columns(self) -> dict[str, str]:
         """Columns of the series table, and their DuckDB types."""
@@ -107,15 +186,40 @@ class Release(Rows):
 
     @property
     def table_names(self) -> list[str]:
-        """Names of the tables at hand."""
-        return self._tables.names
+        """Names of the index tables: those at hand, and those that can be fetched."""
+        return self._tables.all_names
 
     @property
     def _database(self) -> Database:
         return database(self._tables)
 
-    def _sql(self, columns: Collection[str] | None) -> str:
-        return self._database.release_sql(self.idc_version, columns)
+    def _sql(
+        self, columns: Collection[str] | None, positions: Sequence[int] | None = None
+    ) -> str:
+        return self._database.release_sql(self.idc_version, columns, positions)
+
+    def _compiled(self, selection: Selection, *, strict: bool) -> tuple[str, list[Any]]:
+        # A cohort asks several questions with one selection, and tables never change.
+        memo = self._database.memo
+        key = self.idc_version, selection, strict
+        found = memo.get(key)
+        if found is None:
+            found = memo[key] = selection.compile(self, strict=strict)
+            while len(memo) > MEMO:
+                memo.pop(next(iter(memo)), None)
+        return found
+
+    def _positions(self, column: str, values: Sequence[Any]) -> Sequence[int] | None:
+        made = self._database.derived
+        return None if made is None else made.positions(column, values)
+
+    @property
+    def _order(self) -> Sequence[str]:
+        return [POSITION] if self._in_order else super()._order
+
+    @property
+    def _in_order(self) -> bool:
+        return self._database.derived is not None
 
     @property
     def _identity(self) -> tuple[object, ...]:
@@ -134,11 +238,22 @@ class Release(Rows):
         return self._identity
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_release, (self.idc_version, self.spec, self.digest)
+        # Not the policy that found the tables, but what it found.
+        spec = INSTALLED if self.spec is None else self.spec
+        return _reopened, (self.idc_version, spec, self.digest, self._asked)
 
-    def at(self, idc_version: int) -> Release:
-        """Open another release of the same tables."""
-        return open_release(idc_version, self.spec, self.digest)
+    def at(self, idc_version: int | str) -> Release:
+        """Open another release: by its number, or by a day on which it was current.
+
+        >>> open_release(25).at("2024-09-01").idc_version
+        19
+
+        Raises
+        ------
+        UnknownRelease
+            The tables do not know it, or the day is before the first.
+        """
+        return open_release(idc_version, self._asked, self.digest)
 
     def __repr__(self) -> str:
         return f"<IDC release {self.idc_version}, from {self.source}>"
@@ -156,29 +271,145 @@ class Release(Rows):
             ``first_idc_version`` and ``last_idc_version``, the releases that
             bound it. A uuid that no release holds has no row.
         """
-        import pyarrow as pa
+        db = history.widest(self)
+        known = {*db.columns, "row_source"}
+        columns = [c for c in MANIFEST_COLUMNS if c in known]
+        return history.resolve(db, uuids, columns)
 
-        known = self._database.known_sql()
-        columns = [c for c in MANIFEST_COLUMNS if c in self.columns]
-        listed = ", ".join(f"known.{quote(column)}" for column in columns)
-        asked = pa.table(
-            {
-                "position": pa.array(range(len(uuids)), pa.int64()),
-                "uuid": pa.array(uuids, pa.string()),
-            }
-        )
-        return self._database.arrow(
-            f"SELECT asked.position, {listed}, "
-            "known.first_idc_version, known.last_idc_version FROM asked "
-            f"JOIN ({known}) AS known ON asked.uuid = known.crdc_series_uuid "
-            "ORDER BY asked.position",
-            tables={"asked": asked},
+    def history(self, series: str) -> History:
+        """Tell the life of a series: its uuids, by the releases that held them.
+
+        Parameters
+        ----------
+        series : str
+            A ``SeriesInstanceUID``, or any ``crdc_series_uuid`` that it ever had.
+
+        Raises
+        ------
+        UnknownValue
+            No release of these tables holds it.
+        """
+        return history.find(history.widest(self), series)
+
+    def near(self, column: str, value: object) -> str:
+        """Say which releases hold a series that this one does not."""
+        for key in history.KEYS:
+            if column == key:
+                db, version = history.widest(self), self.idc_version
+                return history.elsewhere(db, version, key, str(value))
+        return super().near(column, value)
+
+    def manifest(
+        self,
+        selection: Selection,
+        columns: Sequence[str] = MANIFEST_COLUMNS,
+        *,
+        strict: bool = True,
+    ) -> Manifest:
+        """Give the selected series as a manifest, in the buckets where they lie today.
+
+        As `Rows.manifest`; only tables of an older package name other buckets.
+        """
+        manifest = super().manifest(selection, columns, strict=strict)
+        return replace(manifest, table=history.today(self, manifest.table))
+
+    def export(
+        self,
+        table: str = "dicom_all",
+        *,
+        mirror: str | os.PathLike[str] | Mirror | None = None,
+        endpoint_url: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> Export:
+        """Open a table of the Parquet export of this release; see `open_export`."""
+        from intake_idc.release.export import open_export
+
+        return open_export(
+            self.idc_version,
+            table,
+            mirror=mirror,
+            endpoint_url=endpoint_url,
+            storage_options=storage_options,
         )
 
-    def index_table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+    def clinical_tables(self, collection_id: str | None = None) -> list[ClinicalTable]:
+        """Give the clinical tables that `clinical_index` describes.
+
+        Parameters
+        ----------
+        collection_id : str, optional
+            Those of one collection.
+
+        Raises
+        ------
+        TableNotFound
+            There is no `clinical_index`, and it cannot be fetched.
+        UnknownValue
+            It knows no such collection.
+        """
+        from intake_idc.release import clinical
+
+        return clinical.listed(self, collection_id)
+
+    def clinical(
+        self,
+        table: str,
+        *,
+        decode: bool = False,
+        mirror: str | os.PathLike[str] | Mirror | None = None,
+        endpoint_url: str | None = None,
+    ) -> Clinical:
+        """Read one clinical table of this release from its Parquet export.
+
+        Parameters
+        ----------
+        table : str
+            Its short name, such as ``nlst_canc``.
+        decode : bool
+            Put what codes mean in their place, as `clinical_index` says. A code that
+            it does not know is kept, and reported in ``unknown``.
+        mirror, endpoint_url
+            Where the export lies; see `open_export`.
+
+        Raises
+        ------
+        UnknownRelease
+            The release is older than the clinical tables, which begin with 11.
+        UnknownValue
+            There is no such table.
+        IntegrityError, StorageError
+            Its files are damaged, or cannot be read.
+        """
+        from intake_idc.release import clinical
+
+        return clinical.opened(
+            self, table, decode=decode, mirror=mirror, endpoint_url=endpoint_url
+        )
+
+    def index_table(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        *,
+        among: pa.Table | None = None,
+    ) -> pa.Table:
         """Read one index table (None: every column).
 
-        ``idc_index`` is that of this release; the others are those of the source.
+        ``idc_index`` is that of this release; the others are those of the source, so
+        that what they say of a series of an older release is what is true of its
+        newest bytes. A table that the package leaves out is fetched, once, from where
+        IDC publishes it; see `find_tables` and ``INTAKE_IDC_ARTIFACTS``.
+
+        Parameters
+        ----------
+        table : str
+            Name of the table.
+        columns : sequence of str, optional
+            Columns to keep.
+        among : pyarrow.Table, optional
+            Rows of the index; only rows that belong to one of them are given, by the
+            narrowest of SeriesInstanceUID, analysis_result_id and collection_id that
+            both have.
 
         Raises
         ------
@@ -187,18 +418,31 @@ class Release(Rows):
         UnknownColumn
             The table has no such column.
         """
-        if table == "idc_index":
+        if table == "idc_index" and among is None:
             return self.table(columns, Selection())
-        known = self._database.columns_of(table)
+        db = self._database
+        rows = f"({self._sql(None)})" if table == "idc_index" else db.scan(table)
+        known = self.columns if table == "idc_index" else db.columns_of(table)
         check_columns(columns or (), known)
-        listed = ", ".join(map(quote, columns or known))
-        return self._database.arrow(
-            f"SELECT {listed} FROM {self._database.scan(table)}"
-        )
+        sql = f"SELECT {', '.join(map(quote, columns or known))} FROM {rows}"
+        if among is None:
+            return db.arrow(sql)
+        shared = [
+            key for key in TABLE_KEYS if key in known and key in among.schema.names
+        ]
+        if not shared:
+            msg = (
+                f"table {table!r} has none of the columns {', '.join(TABLE_KEYS)}, by "
+                "which its rows would belong to series; read it with index_table"
+            )
+            raise UnknownColumn(msg, table=table)
+        key = quote(shared[0])
+        condition = f"{key} IN (SELECT {key} FROM among)"
+        return db.arrow(f"{sql} WHERE {condition}", tables={"among": among})
 
 
 def open_release(
-    idc_version: int | Literal["current"] = "current",
+    idc_version: int | str = "current",
     tables: str | os.PathLike[str] | None = None,
     digest: Mapping[str, str] | str | None = None,
 ) -> Release:
@@ -206,12 +450,13 @@ def open_release(
 
     Parameters
     ----------
-    idc_version : int or "current"
-        The release. "current" is resolved at once to the newest release of the
-        tables, and everything made from it carries the number.
+    idc_version : int, "current" or "YYYY-MM-DD"
+        The release, or a day on which it was current. It is resolved at once, and
+        everything made from it carries the number.
     tables : str or path, optional
-        Where the index tables are: None for the installed ``idc-index-data``,
-        "sample" for the embedded sample, else a folder or a URL that fsspec reads.
+        Where the index tables are; see `find_tables`. By default the package that
+        was published with the release, where ``INTAKE_IDC_ARTIFACTS`` names a folder
+        that has it or it was fetched before; else the installed ``idc-index-data``.
     digest : str or dict, optional
         SHA-256 that ``idc_index.parquet`` (or each table, by file name) must have.
 
@@ -228,11 +473,11 @@ def open_release(
     """
     found = find_tables(tables, digest)
     newest = found.newest if found.newest is not None else database(found).newest
-    number = newest if idc_version == "current" else idc_version
-    if isinstance(number, bool) or not hasattr(number, "__index__"):
-        msg = f"idc_version is a whole number or 'current'; got {idc_version!r}"
-        raise UnknownRelease(msg, idc_version=idc_version)
-    number = operator.index(number)
+    number = _number(idc_version, newest, found)
+    if tables is None and digest is None and number < newest:
+        own = own_tables(number)
+        if own is not None:
+            return Release(number, own, None)
     if not 1 <= number <= newest:
         mend = "; a newer idc-index-data may know it" if number > newest else ""
         msg = f"no release {number} in {found.source}, which knows 1 to {newest}{mend}"
@@ -244,7 +489,47 @@ def open_release(
             f"{found.folder / 'prior_versions_index.parquet'} there"
         )
         raise TableNotFound(msg, table="prior_versions_index")
-    return Release(number, found)
+    return Release(number, found, None if tables is None else str(tables))
+
+
+def _reopened(
+    idc_version: int,
+    spec: str,
+    digest: Mapping[str, str] | None,
+    asked: str | None,
+) -> Release:
+    return Release(idc_version, find_tables(spec, digest), asked)
+
+
+def _number(idc_version: int | str, newest: int, tables: Tables) -> int:
+    """Give the number of a release that is named by number, day, or as current."""
+    if idc_version == "current":
+        return newest
+    if isinstance(idc_version, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", idc_version):
+        return _current_on(idc_version, tables)
+    if isinstance(idc_version, bool) or not hasattr(idc_version, "__index__"):
+        msg = (
+            "idc_version is a whole number, 'current', or a day such as '2024-09-01'; "
+            f"got {idc_version!r}"
+        )
+        raise UnknownRelease(msg, idc_version=idc_version)
+    return operator.index(idc_version)
+
+
+def _current_on(day: str, tables: Tables) -> int:
+    dates = database(tables).dates
+    try:
+        dt.date.fromisoformat(day)
+    except ValueError as error:
+        msg = f"there is no day {day!r}: {error}"
+        raise UnknownRelease(msg, idc_version=day) from error
+    before = [version for version, date in dates.items() if date <= day]
+    if not before:
+        first = min(dates.values(), default=None)
+        known = f"the first came out on {first}" if first else "they carry no dates"
+        msg = f"no release of {tables.source} was out on {day}; {known}"
+        raise UnknownRelease(msg, idc_version=day)
+    return max(before)
 
 
 def available_releases(
@@ -261,3 +546,34 @@ def available_releases(
         The tables are not there or cannot be read.
     """
     return list(survey(find_tables(tables)))
+
+
+def build_cache(tables: str | os.PathLike[str] | None = None) -> Path:
+    """Lay the tables out to be asked quickly, in the cache; takes some seconds.
+
+    From then on every process that has the same tables and the same cache asks that:
+    the answers are the same, and come several times sooner. It holds all the releases
+    that the tables can give, rebuilt once. Nothing needs it.
+
+    Parameters
+    ----------
+    tables : str or path, optional
+        Where the index tables are; see `find_tables`.
+
+    Returns
+    -------
+    pathlib.Path
+        The file. ``INTAKE_IDC_CACHE`` names the folder, and
+        ``INTAKE_IDC_CACHE_SIZE`` bounds it.
+
+    Raises
+    ------
+    RequestError
+        There is no cache to write to.
+    StorageError
+        It cannot be written.
+    """
+    found = find_tables(tables)
+    path = derived.build(database(found))
+    forget(found)
+    return path

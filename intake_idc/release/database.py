@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from intake_idc import cache
 from intake_idc.errors import IntegrityError, StorageError, TableNotFound
+from intake_idc.release import derived, facts, generations
 from intake_idc.release.facts import exceptions
 from intake_idc.release.tables import Tables
 from intake_idc.selection import literal, quote
@@ -22,7 +24,11 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-__all__ = ["Database", "database", "memory_database"]
+    from intake_idc.release.derived import Derived
+
+__all__ = ["Database", "database", "forget", "joint", "memory_database"]
+
+ALL_BITS = (1 << 64) - 1
 
 PRIOR_OWN = ("collection_id", "PatientID", "StudyInstanceUID", "Modality")
 """Columns of prior_versions_index that are the same in every row of a series."""
@@ -35,16 +41,31 @@ class Database:
     that came with somebody's catalog cannot open a file or a network address.
     """
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(
+        self, tables: Tables, *others: Tables, attached: Sequence[Derived] = ()
+    ) -> None:
         import duckdb
 
         self.tables = tables
+        self.derived: Derived | None = None
+        self.memo: dict[object, tuple[str, list[Any]]] = {}
+        self._scans: dict[str, str] = {}
         self._connection = duckdb.connect(":memory:")
-        paths = ", ".join(literal(tables.path(table)) for table in tables.names)
+        made = None if others else derived.find(tables)
+        if made is not None:
+            self.derived = derived.attach(self._connection, made)
+        for each in {each.path: each for each in attached}.values():
+            derived.attach(self._connection, each.path)
+        every = (tables, *others)
+        files = [each.local(table) for each in every for table in each.names]
+        # What is fetched on demand comes later, into a folder of its own.
+        folders = [f"{each.extra}{os.sep}" for each in every if each.extra is not None]
         for statement in (
             "SET autoinstall_known_extensions = false",
             "SET autoload_known_extensions = false",
-            f"SET allowed_paths = [{paths}]",
+            "SET parquet_metadata_cache = true",
+            f"SET allowed_paths = [{', '.join(map(literal, files))}]",
+            f"SET allowed_directories = [{', '.join(map(literal, folders))}]",
             "SET enable_external_access = false",
             "SET lock_configuration = true",
         ):
@@ -103,8 +124,18 @@ class Database:
             return cursor.sql(sql, params=list(parameters) or None).to_arrow_table()
 
     def scan(self, table: str) -> str:
-        """Give the SQL that reads one table in place."""
-        return f"read_parquet({literal(self.tables.path(table))})"
+        """Give the SQL that reads one table in place, with the columns of today."""
+        if table not in self._scans:
+            scan = f"read_parquet({literal(self.tables.path(table))})"
+            columns = self.described(scan)
+            self._scans[table] = generations.ironed(table, scan, columns) or scan
+        return self._scans[table]
+
+    def described(self, relation: str) -> dict[str, str]:
+        """Give the columns of a relation, and their DuckDB types."""
+        return {
+            row[0]: row[1] for row in self.rows(f"DESCRIBE SELECT * FROM {relation}")
+        }
 
     @functools.cached_property
     def columns(self) -> dict[str, str]:
@@ -113,14 +144,14 @@ class Database:
 
     def columns_of(self, table: str) -> dict[str, str]:
         """Give the columns of one table, and their DuckDB types."""
-        described = self.rows(f"DESCRIBE SELECT * FROM {self.scan(table)}")
-        return {row[0]: row[1] for row in described}
+        return self.described(self.scan(table))
 
     @functools.cached_property
     def dates(self) -> dict[int, str]:
         """Releases that the tables name, and the day each came out."""
         if not self.tables.has("version_metadata_index"):
-            return {}
+            newest = self.tables.newest or 0
+            return {v: day for v, day in facts.dates().items() if v <= newest}
         found = self.rows(
             "SELECT idc_version, CAST(version_timestamp AS VARCHAR) "
             f"FROM {self.scan('version_metadata_index')} ORDER BY 1"
@@ -134,13 +165,28 @@ class Database:
             return self.tables.newest
         if self.dates:
             return max(self.dates)
-        self._need_revisions()
-        sql = f"SELECT max(series_revised_idc_version) FROM {self.scan('idc_index')}"
-        number = self.rows(sql)[0][0]
+        if "series_revised_idc_version" not in self.columns:
+            number = self._recognised
+            if number is None:
+                self._need_revisions()  # Raises.
+        else:
+            revised = "max(series_revised_idc_version)"
+            number = self.rows(f"SELECT {revised} FROM {self.scan('idc_index')}")[0][0]
         if number is None:
             msg = f"{self.tables.path('idc_index')} holds no series"
             raise IntegrityError(msg)
         return int(number)
+
+    @functools.cached_property
+    def _recognised(self) -> int | None:
+        """The release whose published series are exactly those of the index."""
+        numbers = "bit_xor(md5_number(crdc_series_uuid))"
+        sql = f"SELECT count(*), {numbers} FROM {self.scan('idc_index')}"
+        count, xor = self.rows(sql)[0]
+        for version, fact in facts.published().items():
+            if (fact.series, fact.xor) == (count, f"{int(xor or 0):032x}"):
+                return version
+        return None
 
     def _need_revisions(self) -> None:
         if "series_revised_idc_version" not in self.columns:
@@ -152,22 +198,69 @@ class Database:
             raise TableNotFound(msg, table="idc_index")
 
     def release_sql(
-        self, idc_version: int, columns: Collection[str] | None = None
+        self,
+        idc_version: int,
+        columns: Collection[str] | None = None,
+        positions: Sequence[int] | None = None,
     ) -> str:
         """Give the SQL that yields the rows of one release.
+
+        ``positions``, from the derived cache, are the only rows that can matter.
 
         Where the columns that will be used are known, and superseded rows hold them
         all, they are not joined with the current ones, which takes five times as long.
         """
-        index = self.scan("idc_index")
+        if self.derived is not None:
+            return self.derived.release_sql(idc_version, columns, positions)
         if idc_version == self.newest:
-            return f"SELECT *, 'idc_index' AS row_source FROM {index}"
+            return self._newest_sql()
         self._need_revisions()
         return _union(
             *self._current_sql(idc_version),
             self._prior_sql(idc_version, columns),
             *map(self.forgotten_sql, exceptions().forgotten(idc_version)),
         )
+
+    def _newest_sql(self) -> str:
+        source = generations.row_source(self.columns)
+        return f"SELECT *, {source} AS row_source FROM {self.scan('idc_index')}"
+
+    def every_series_sql(self) -> str:
+        """Give the SQL that yields every series that any release held, once.
+
+        Each row is as `release_sql` gives it; bit V of ``releases`` says whether
+        release V holds it.
+        """
+        newest, bit = self.newest, "1::UBIGINT <<"
+        if "series_revised_idc_version" not in self.columns:
+            only = f"{1 << newest}::UBIGINT AS releases"
+            return f"SELECT *, {only} FROM ({self._newest_sql()})"
+        whens = []
+        for group in exceptions().rebuilt_only:
+            lacking = ~sum(1 << v for v in group.versions if v != newest) & ALL_BITS
+            whens.append(
+                f"WHEN collection_id = {literal(group.collection_id)} AND "
+                f"crdc_series_uuid IN ({', '.join(map(literal, group.uuids))}) "
+                f"THEN {lacking}::UBIGINT"
+            )
+        since = f"{1 << newest + 1}::UBIGINT - ({bit} series_revised_idc_version)"
+        but = (
+            f"CASE {' '.join(whens)} ELSE {ALL_BITS}::UBIGINT END"
+            if whens
+            else ALL_BITS
+        )
+        parts = [
+            f"SELECT *, ({since}) & ({but}) AS releases FROM ({self._newest_sql()})"
+        ]
+        if self.tables.has("prior_versions_index"):
+            held = f"({bit} (max_idc_version + 1)) - ({bit} min_idc_version)"
+            prior = self._prior_series_sql(extra=f", bit_or({held}) AS releases")
+            parts.append(self._borrowing_sql(prior, self.columns))
+            for row in exceptions().published_only:
+                bits = sum(1 << v for v in row["versions"])
+                sql = self.forgotten_sql(row)
+                parts.append(f"SELECT *, {bits}::UBIGINT AS releases FROM ({sql})")
+        return _union(*parts)
 
     def _current_sql(self, idc_version: int) -> Iterator[str]:
         """Rows of a release that the newest one still has.
@@ -197,6 +290,12 @@ class Database:
         current row of the same series, but for the instance count, which may have
         changed with the bytes.
         """
+        within = f"{idc_version} BETWEEN min_idc_version AND max_idc_version"
+        old = self._prior_series_sql(f"HAVING bool_or({within})")
+        return self._borrowing_sql(old, self.columns if columns is None else columns)
+
+    def _borrowing_sql(self, old: str, wanted: Collection[str]) -> str:
+        """Give superseded rows with what they lack of the wanted columns."""
         held = {
             *PRIOR_OWN,
             "crdc_series_uuid",
@@ -207,9 +306,6 @@ class Database:
             "series_revised_idc_version",
             "instanceCount",
         }
-        within = f"{idc_version} BETWEEN min_idc_version AND max_idc_version"
-        old = self._prior_series_sql(f"HAVING bool_or({within})")
-        wanted = self.columns if columns is None else columns
         borrowed = [quote(c) for c in self.columns if c in wanted and c not in held]
         if not borrowed:
             return f"SELECT * EXCLUDE (last_idc_version) FROM ({old})"
@@ -222,7 +318,7 @@ class Database:
             ) AS now USING (SeriesInstanceUID)
             """
 
-    def _prior_series_sql(self, having: str = "") -> str:
+    def _prior_series_sql(self, having: str = "", extra: str = "") -> str:
         """One row for each superseded or withdrawn series.
 
         The table has a row for each bucket that held a series, and 48 series have
@@ -232,12 +328,12 @@ class Database:
         own = ", ".join(f"any_value({column}) AS {column}" for column in PRIOR_OWN)
         return f"""
             SELECT crdc_series_uuid, SeriesInstanceUID, {own},
-                any_value(aws_bucket) AS aws_bucket,
-                any_value(series_aws_url) AS series_aws_url,
+                arg_max(aws_bucket, max_idc_version) AS aws_bucket,
+                arg_max(series_aws_url, max_idc_version) AS series_aws_url,
                 min(series_size_MB) AS series_size_MB,
                 min(min_idc_version) AS series_revised_idc_version,
                 max(max_idc_version) AS last_idc_version,
-                'prior_versions_index' AS row_source
+                'prior_versions_index' AS row_source{extra}
             FROM {self.scan("prior_versions_index")}
             GROUP BY crdc_series_uuid, SeriesInstanceUID {having}
             """
@@ -294,7 +390,7 @@ class Database:
         return _union(*parts)
 
 
-_DATABASES: dict[tuple[int, Path], Database] = {}
+_DATABASES: dict[tuple[object, ...], Database] = {}
 _LOCK = threading.Lock()
 
 
@@ -315,17 +411,33 @@ if hasattr(os, "register_at_fork"):
 
 
 def database(tables: Tables) -> Database:
-    """Give the process's one database over these tables.
+    """Give the process's one database over these tables."""
+    return joint(tables)
 
-    The process id is part of the key: a connection does not survive a fork.
+
+def joint(*tables: Tables) -> Database:
+    """Give the process's one database that reads several sets of tables.
+
+    It runs the SQL of each set's own database; what it answers by itself is of the
+    first.
     """
-    key = (os.getpid(), tables.folder)
+    singles = [database(each) for each in tables] if len(tables) > 1 else []
+    attached = [each.derived for each in singles if each.derived is not None]
+    # A connection does not survive a fork, and its rights to files are fixed.
+    key = (os.getpid(), cache.folder(), *(each.folder for each in tables))
     with _LOCK:
         if not _DATABASES:
             atexit.register(_close_all)
         if key not in _DATABASES:
-            _DATABASES[key] = Database(tables)
+            _DATABASES[key] = Database(*tables, attached=attached)
         return _DATABASES[key]
+
+
+def forget(tables: Tables) -> None:
+    """Let go of the databases over these tables; the next question opens them anew."""
+    with _LOCK:
+        for key in [key for key in _DATABASES if tables.folder in key]:
+            del _DATABASES[key]
 
 
 def _close_all() -> None:

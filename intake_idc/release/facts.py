@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["Exceptions", "Published", "RebuiltOnly", "exceptions", "published"]
+__all__ = [
+    "Exceptions",
+    "Published",
+    "RebuiltOnly",
+    "dates",
+    "exceptions",
+    "published",
+    "published_tables",
+    "published_wheels",
+]
 
 
 @dataclass(frozen=True)
@@ -85,3 +94,21 @@ def published() -> dict[int, Published]:
         for version, fact in _read("releases.json")["releases"].items()
         if fact.get("sha256")
     }
+
+
+@functools.cache
+def dates() -> dict[int, str]:
+    """Give the day each release came out (ISO 8601), as far as is recorded."""
+    return {int(v): date for v, date in _read("releases.json")["dates"].items()}
+
+
+@functools.cache
+def published_tables() -> tuple[str, ...]:
+    """Give the names of the index tables that IDC publishes."""
+    return tuple(_read("tables.json")["tables"])
+
+
+@functools.cache
+def published_wheels() -> dict[str, str]:
+    """Give the SHA-256 of every published wheel of idc-index-data, by file name."""
+    return dict(_read("wheels.json")["wheels"])

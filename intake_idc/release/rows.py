@@ -5,22 +5,26 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from intake_idc.errors import BadCondition, StorageError, UnknownColumn, nearest
+from intake_idc.release import sources
 from intake_idc.release.database import memory_database
-from intake_idc.selection import any_of, quote
+from intake_idc.selection import LICENSE_COLUMNS, any_of, quote
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
+    from intake_idc.citations import Citations, Stated
+    from intake_idc.formats.lock import Lock
     from intake_idc.manifest import Manifest
+    from intake_idc.release import Release
     from intake_idc.release.database import Database
-    from intake_idc.selection import Selection, quote
+    from intake_idc.selection import Selection
 
-__all__ = ["MANIFEST_COLUMNS", "FixedRows", "Rows", "check_columns"]
+__all__ = ["MANIFEST_COLUMNS", "FixedRows", "Rows", "check_columns", "used_columns"]
 
 MANIFEST_COLUMNS = (
     "collection_id",
@@ -41,6 +45,16 @@ MANIFEST_COLUMNS = (
 
 ORDER = ("collection_id", "PatientID", "StudyInstanceUID", "SeriesInstanceUID")
 """The order of rows, which is that of the published index."""
+
+
+IDENTIFIERS = (
+    "SeriesInstanceUID",
+    "StudyInstanceUID",
+    "crdc_series_uuid",
+    "series_aws_url",
+)
+"""Columns with a million names that all look alike: to compare each with a name
+that was mistyped takes minutes."""
 
 
 def check_columns(columns: Sequence[str], known: Mapping[str, str]) -> None:
@@ -82,17 +96,46 @@ class Rows(ABC):
     def _database(self) -> Database: ...
 
     @abstractmethod
-    def _sql(self, columns: Collection[str] | None) -> str:
-        """Give SQL that yields the rows with at least these columns (None: all)."""
+    def _sql(
+        self, columns: Collection[str] | None, positions: Sequence[int] | None = None
+    ) -> str:
+        """Give SQL that yields the rows with at least these columns (None: all).
+
+        ``positions`` are the only rows that can matter; see `_positions`.
+        """
+
+    def _positions(self, column: str, values: Sequence[Any]) -> Sequence[int] | None:
+        """Give the rows that may hold one of the values; None is any."""
+        del column, values
+        return None
+
+    def _within(self, selection: Selection) -> Sequence[int] | None:
+        """Give the rows that may be selected, where an identifier tells."""
+        for condition in selection.conditions:
+            if not condition.patterns and not condition.null:
+                found = self._positions(condition.column, condition.values)
+                if found is not None:
+                    return found
+        return None
 
     @property
     def _order(self) -> Sequence[str]:
         return [column for column in ORDER if column in self.columns]
 
     @property
+    def _in_order(self) -> bool:
+        """Whether the rows are those of one table that is in their order."""
+        return False
+
+    @property
     def _registered(self) -> Mapping[str, pa.Table]:
         """Arrow tables that the SQL names."""
         return {}
+
+    @property
+    @abstractmethod
+    def of_tables(self) -> Release:
+        """The release whose tables say more of these rows than they do."""
 
     # What a selection asks.
 
@@ -119,13 +162,61 @@ class Rows(ABC):
         check_columns([column], self.columns)
         quoted = quote(column)
         parameters: list[Any] = []
+        rows = self._sql([column], self._positions(column, values))
         found = self._rows(
-            f"SELECT DISTINCT {quoted} FROM ({self._sql([column])}) "
+            f"SELECT DISTINCT {quoted} FROM ({rows}) "
             f"WHERE {quoted} IN {any_of(values, parameters)}",
             parameters,
         )
         present = {row[0] for row in found}
         return [value for value in values if value not in present]
+
+    @functools.cached_property
+    def contradicted(self) -> list[tuple[str | None, str | None, str | None]]:
+        """Values of ``collection_id``, ``source_DOI`` and ``license_short_name``.
+
+        Those whose licence the tables state in ways that contradict each other. None
+        where the tables at hand say no more than the index.
+        """
+        return sources.contradicted(self)
+
+    @functools.cached_property
+    def stated(self) -> list[Stated]:
+        """What the tables say of the sources of series.
+
+        Raises
+        ------
+        TableNotFound
+            There is no `collections_index`, which came with idc-index-data 23.
+        """
+        return sources.stated(self.of_tables)
+
+    def citations(self, selection: Selection, *, whole: bool = True) -> Citations:
+        """Give the sources of the selected series: licences, citations, counts.
+
+        Parameters
+        ----------
+        selection : Selection
+            The conditions.
+        whole : bool
+            Whether it is an error that the tables with the citations are not at
+            hand; else every series is uncited.
+
+        Raises
+        ------
+        TableNotFound
+            There is no `collections_index`, which came with idc-index-data 23.
+        """
+        return sources.cite(self, selection, whole=whole)
+
+    def near(self, column: str, value: object) -> str:
+        """Say which values come near one that the column never takes.
+
+        Nothing is near an identifier: what looks like it is another series.
+        """
+        if column in IDENTIFIERS:
+            return ""
+        return nearest(value, self.distinct(column))
 
     # What a cohort asks.
 
@@ -147,10 +238,15 @@ class Rows(ABC):
         RequestError
             The selection or a column does not fit this release.
         """
-        sql, parameters = self._select(
-            columns, selection, distinct=distinct, strict=strict
-        )
-        return self._rows(sql, parameters, selection)
+
+        def ask(*, strict: bool) -> list[tuple[Any, ...]]:
+            sql, parameters = self._select(
+                columns, selection, distinct=distinct, strict=strict
+            )
+            return self._rows(sql, parameters, selection)
+
+        found: list[tuple[Any, ...]] = _checked(ask, selection, strict=strict)
+        return found
 
     def table(
         self,
@@ -160,11 +256,15 @@ class Rows(ABC):
         strict: bool = True,
     ) -> pa.Table:
         """Give columns of the selected series as an Arrow table (None: all)."""
-        sql, parameters = self._select(
-            columns or list(self.columns), selection, strict=strict
-        )
-        with self._blame(selection):
-            return self._database.arrow(sql, parameters, self._registered)
+
+        def ask(*, strict: bool) -> pa.Table:
+            sql, parameters = self._select(
+                columns or list(self.columns), selection, strict=strict
+            )
+            with self._blame(selection):
+                return self._database.arrow(sql, parameters, self._registered)
+
+        return _checked(ask, selection, strict=strict)
 
     def aggregate(
         self,
@@ -179,11 +279,12 @@ class Rows(ABC):
         that it names.
         """
         check_columns(group, self.columns)
-        condition, parameters = selection.compile(self)
+        condition, parameters = self._compiled(selection, strict=True)
         by = ", ".join(map(quote, group))
+        used = used_columns([*group, *columns], selection)
         sql = (
             f"SELECT {', '.join([*map(quote, group), expressions])} "
-            f"FROM ({self._sql(_used([*group, *columns], selection))}) AS idc_index "
+            f"FROM ({self._sql(used, self._within(selection))}) AS idc_index "
             f"WHERE {condition}"
         )
         if group:
@@ -221,16 +322,23 @@ class Rows(ABC):
         strict: bool = True,
     ) -> tuple[str, list[Any]]:
         check_columns(columns, self.columns)
-        condition, parameters = selection.compile(self, strict=strict)
+        condition, parameters = self._compiled(selection, strict=strict)
         listed = ", ".join(map(quote, columns))
         order = columns if distinct else self._order
+        used = used_columns([*columns, *order], selection)
         sql = (
             f"SELECT {'DISTINCT ' if distinct else ''}{listed} "
-            f"FROM ({self._sql(_used([*columns, *order], selection))}) AS idc_index "
-            f"WHERE {condition} "
-            f"ORDER BY {', '.join(map(quote, order))}"
+            f"FROM ({self._sql(used, self._within(selection))}) AS idc_index "
+            f"WHERE {condition}"
         )
+        # Comparing keeps the order of a table; looking up in a list does not.
+        if distinct or not (self._in_order and selection.compares):
+            sql += f" ORDER BY {', '.join(map(quote, order))}"
         return sql, parameters
+
+    def _compiled(self, selection: Selection, *, strict: bool) -> tuple[str, list[Any]]:
+        """Compile a selection; see `Selection.compile`."""
+        return selection.compile(self, strict=strict)
 
     def _rows(
         self,
@@ -255,11 +363,32 @@ class Rows(ABC):
             raise BadCondition(msg, condition=conditions) from error.__cause__
 
 
-def _used(columns: Sequence[str], selection: Selection) -> list[str] | None:
+class _Ask(Protocol):
+    """A question that can be asked with or without looking at its values first."""
+
+    def __call__(self, *, strict: bool) -> Any: ...
+
+
+def _checked(ask: _Ask, selection: Selection, *, strict: bool) -> Any:
+    """Ask, and look at the values of the selection only where that can matter.
+
+    Where each column is to have one value, a row that has them all shows that there
+    are such values.
+    """
+    lists = any(len(condition.values) > 1 for condition in selection.conditions)
+    if strict and not lists:
+        found = ask(strict=False)
+        if len(found):
+            return found
+    return ask(strict=strict)
+
+
+def used_columns(columns: Sequence[str], selection: Selection) -> list[str] | None:
     """Give the columns that a query uses; None where SQL may use any."""
     if selection.sql:
         return None
-    return [*columns, *(condition.column for condition in selection.conditions)]
+    used = [*columns, *(condition.column for condition in selection.conditions)]
+    return [*used, *LICENSE_COLUMNS] if selection.commercial_use else used
 
 
 class FixedRows(Rows):
@@ -271,6 +400,8 @@ class FixedRows(Rows):
         What was named as ``tables`` when the manifest was resolved.
     digest : dict or None
         SHA-256 that the tables were opened with, by file name.
+    lock : Lock or None
+        What the lock says that the rows were read from.
     """
 
     def __init__(
@@ -278,16 +409,25 @@ class FixedRows(Rows):
         manifest: Manifest,
         spec: str | None = None,
         digest: dict[str, str] | None = None,
+        lock: Lock | None = None,
     ) -> None:
         self.manifest_rows = manifest
         self.idc_version = manifest.idc_version
         self.spec = spec
         self.digest = digest
+        self.lock = lock
 
     @property
     def source(self) -> str:
         """Where the manifest came from."""
         return self.manifest_rows.origin
+
+    @functools.cached_property
+    def of_tables(self) -> Release:
+        """The newest release of the tables that the manifest was resolved with."""
+        from intake_idc.release import open_release
+
+        return open_release("current", self.spec, self.digest)
 
     @functools.cached_property
     def columns(self) -> dict[str, str]:
@@ -301,8 +441,13 @@ class FixedRows(Rows):
     def _database(self) -> Database:
         return memory_database()
 
-    def _sql(self, columns: Collection[str] | None) -> str:
-        del columns  # An Arrow table gives up only the columns that are asked for.
+    def _sql(
+        self, columns: Collection[str] | None, positions: Sequence[int] | None = None
+    ) -> str:
+        del (
+            columns,
+            positions,
+        )  # An Arrow table gives up only the columns that are asked for.
         return "SELECT * FROM manifest_rows"
 
     @property
@@ -329,7 +474,7 @@ class FixedRows(Rows):
         return "intake_idc.FixedRows", self.manifest_rows.digest
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FixedRows, (self.manifest_rows, self.spec, self.digest)
+        return FixedRows, (self.manifest_rows, self.spec, self.digest, self.lock)
 
     def __repr__(self) -> str:
         return f"<rows of {self.manifest_rows!r}>"

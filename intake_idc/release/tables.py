@@ -1,39 +1,42 @@
-"""Where index tables lie: the installed package, a folder, or a URL."""
+"""Where index tables lie: the installed package, a folder, a wheel, or a URL."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
 import importlib.util
 import os
-import tempfile
+import re
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from intake_idc import cache
 from intake_idc.credentials import refuse_in_url
-from intake_idc.errors import IntegrityError, StorageError, TableNotFound, nearest
+from intake_idc.errors import IntegrityError, TableNotFound, nearest
+from intake_idc.release import fetching
+from intake_idc.release.facts import published_tables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fsspec import AbstractFileSystem
-
-__all__ = ["PACKAGE", "SAMPLE", "Tables", "find_tables", "sample_path"]
+__all__ = [
+    "INSTALLED",
+    "PACKAGE",
+    "SAMPLE",
+    "Tables",
+    "find_tables",
+    "own_tables",
+    "sample_path",
+]
 
 PACKAGE = "idc-index-data"
 SAMPLE = "sample"
+INSTALLED = "installed"
 
-REMOTE_TABLES = (
-    "idc_index",
-    "prior_versions_index",
-    "collections_index",
-    "analysis_results_index",
-    "version_metadata_index",
-)
-"""Tables that are fetched from a URL; the first must be there."""
+_NEEDED = {"version_metadata_index": 24, "prior_versions_index": 18, "idc_index": 0}
+"""Tables that opening a release reads, and the package that was first to have each."""
 
 
 def sample_path() -> Path:
@@ -55,50 +58,85 @@ class Tables:
     """Newest release in the tables, where the source says so without reading."""
     digests: tuple[tuple[str, str], ...] = ()
     """SHA-256 that tables must have, by file name."""
+    package: str | None = None
+    """Version of idc-index-data that the tables belong to, where it is known."""
+
+    @property
+    def extra(self) -> Path | None:
+        """Where tables of the package lie that were fetched on demand."""
+        if self.package is None:
+            return None
+        return fetching.package_folder(self.package)
+
+    def local(self, table: str) -> Path | None:
+        """Give the path of a table that is on this machine, else None."""
+        for folder in (self.folder, self.extra):
+            if folder is not None and (folder / f"{table}.parquet").is_file():
+                return folder / f"{table}.parquet"
+        return None
 
     def path(self, table: str) -> Path:
-        """Give the path of one table.
+        """Give the path of one table; one that a package leaves out is fetched.
 
         Raises
         ------
         TableNotFound
-            The file is not there; the message says which file to put where.
+            There is no such table, or it cannot be fetched; the message says which
+            file to put where.
+        IntegrityError
+            What came is not the table.
         """
-        path = self.folder / f"{table}.parquet"
-        if not path.is_file():
-            near = nearest(table, self.names)
-            at_hand = f"; at hand: {', '.join(self.names) or 'none'}"
-            msg = (
-                f"table {table!r} is not among the tables of {self.source}; "
-                f"expected the file {path}{near or at_hand}"
-            )
-            raise TableNotFound(msg, table=table, path=str(path))
-        return path
+        path = self.local(table)
+        if path is not None:
+            return path
+        expected = self.folder / f"{table}.parquet"
+        if self.package is not None and table in published_tables():
+            return fetching.fetch_table(self.package, table)
+        near = nearest(table, {*self.names, *self._published})
+        at_hand = f"; at hand: {', '.join(self.names) or 'none'}"
+        msg = (
+            f"table {table!r} is not among the tables of {self.source}; "
+            f"expected the file {expected}{near or at_hand}"
+        )
+        raise TableNotFound(msg, table=table, path=str(expected))
 
     def has(self, table: str) -> bool:
-        """Say whether a table is at hand."""
-        return (self.folder / f"{table}.parquet").is_file()
+        """Say whether a table is on this machine."""
+        return self.local(table) is not None
 
     @property
     def names(self) -> list[str]:
-        """Names of the tables at hand."""
-        return sorted(path.stem for path in self.folder.glob("*.parquet"))
+        """Names of the tables on this machine."""
+        found = {path.stem for path in self.folder.glob("*.parquet")}
+        if self.extra is not None and self.extra.is_dir():
+            found |= {path.stem for path in self.extra.glob("*.parquet")}
+        return sorted(found)
+
+    @property
+    def _published(self) -> tuple[str, ...]:
+        return published_tables() if self.package is not None else ()
+
+    @property
+    def all_names(self) -> list[str]:
+        """Names of the tables on this machine and of those that can be fetched."""
+        return sorted({*self.names, *self._published})
 
 
 def find_tables(
     spec: str | os.PathLike[str] | None = None,
     digest: Mapping[str, str] | str | None = None,
 ) -> Tables:
-    """Find index tables: the installed package, a folder, or a URL.
+    """Find index tables: the installed package, a folder, a wheel, or a URL.
 
     Parameters
     ----------
     spec : str or path, optional
-        None is the installed package ``idc-index-data``; ``"sample"`` is the
-        embedded sample; else a folder, or any URL that fsspec reads, which holds
-        ``idc_index.parquet``. A URL may be chained
-        (``zip://idc_index_data::https://.../idc_index_data-25.0.5-py3-none-any.whl``).
-        The tables behind a URL are copied into a temporary folder of this process.
+        None or ``"installed"`` is the installed package ``idc-index-data``;
+        ``"sample"`` is the embedded sample; ``"idc-index-data==20.0.3"`` is that
+        package from wherever it is at hand or published; else a folder that holds
+        ``idc_index.parquet`` (or the package itself, in the library of another
+        Python), a wheel of the package, or a URL of either that fsspec reads. A URL
+        may be chained (``zip://idc_index_data::https://.../package.whl``).
     digest : str or dict, optional
         SHA-256 of ``idc_index.parquet``, or of several tables by file name, as
         hex. Behind a URL, a ``<table>.parquet.sha256`` beside a table serves
@@ -109,27 +147,54 @@ def find_tables(
     TableNotFound
         There is no ``idc_index.parquet``.
     IntegrityError
-        A table is not what its digest says.
+        A table is not what its digest says, or a wheel not what was published.
     StorageError
         The URL cannot be read.
     """
     digests = {"idc_index.parquet": digest} if isinstance(digest, str) else digest
     known = tuple(sorted((digests or {}).items()))
-    if spec is not None:
-        refuse_in_url(str(spec), "tables")
-    if spec is None:
+    named = None if spec is None else str(spec)
+    if named is not None:
+        refuse_in_url(named, "tables")
+    if named is None or named == INSTALLED:
         tables = _installed()
-    elif str(spec) == SAMPLE:
+    elif named == SAMPLE:
         tables = Tables(SAMPLE, sample_path() / "tables", "the embedded sample", None)
-    elif "://" in str(spec) or "::" in str(spec):
-        return _fetched(str(spec), known)
+    elif re.match(rf"{PACKAGE}\s*==", named):
+        tables = _required(named)
+    elif "::" in named or ("://" in named and not named.endswith(".whl")):
+        folder = fetching.fetch_folder(named, known)
+        package = fetching.version_in(named)
+        tables = Tables(named, folder, named, _release(package), package=package)
+    elif named.endswith(".whl"):
+        tables = _wheel(named)
     else:
-        folder = Path(spec).expanduser().absolute()
-        tables = Tables(str(folder), folder, str(folder), None)
+        tables = _folder(Path(named).expanduser().absolute())
     tables.path("idc_index")
     for file, expected in known:
-        _check_digest(tables.path(file.removesuffix(".parquet")), expected)
+        check_digest(tables.path(file.removesuffix(".parquet")), expected)
     return replace(tables, digests=known)
+
+
+def own_tables(idc_version: int) -> Tables | None:
+    """Find the package that was published with a release, if it is at hand.
+
+    It is looked for among the packages that `fetching.shelf` names, and those that
+    were fetched before; nothing is fetched.
+    """
+    version = fetching.newest_at_hand(idc_version)
+    if version is None or _release(version) == _installed_release():
+        return None
+    return find_tables(f"{PACKAGE}=={version}")
+
+
+def _release(package: str | None) -> int | None:
+    return None if package is None else int(package.split(".")[0])
+
+
+def _installed_release() -> int | None:
+    found = importlib.util.find_spec("idc_index_data")
+    return None if found is None else _release(importlib.metadata.version(PACKAGE))
 
 
 @functools.cache
@@ -143,75 +208,65 @@ def _installed() -> Tables:
         raise TableNotFound(msg, table="idc_index")
     version = importlib.metadata.version(PACKAGE)
     folder = Path(next(iter(found.submodule_search_locations)))
-    return Tables(None, folder, f"{PACKAGE} {version}", int(version.split(".")[0]))
+    source = f"{PACKAGE} {version}"
+    return Tables(None, folder, source, _release(version), package=version)
 
 
-@functools.cache
-def _temporary_folder(_pid: int) -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="intake-idc-tables-")
+def _required(requirement: str) -> Tables:
+    """Find a package by its version: installed, on the shelf, or published."""
+    version = requirement.partition("==")[2].strip()
+    if not re.fullmatch(r"\d+\.\d+\.\d+", version):
+        msg = f"a package is named as {PACKAGE}==25.0.5; got {requirement!r}"
+        raise TableNotFound(msg, table="idc_index")
+    if importlib.util.find_spec("idc_index_data") is not None:
+        installed = _installed()
+        if installed.package == version:
+            return replace(installed, spec=f"{PACKAGE}=={version}")
+    folder = fetching.package_at_hand(version)
+    if folder is None:
+        folder = fetching.package_folder(version)
+        for table, since in _NEEDED.items():
+            if (_release(version) or 0) >= since:
+                fetching.fetch_table(version, table)
+    source = f"{PACKAGE} {version}"
+    spec = f"{PACKAGE}=={version}"
+    return Tables(spec, folder, source, _release(version), package=version)
 
 
-@functools.cache
-def _fetched(url: str, digests: tuple[tuple[str, str], ...]) -> Tables:
-    """Copy the tables behind a URL here, once in a process, each checked."""
-    import fsspec
-
-    known = dict(digests)
-    root = Path(_temporary_folder(os.getpid()).name)
-    folder = Path(tempfile.mkdtemp(dir=root))
-    try:
-        filesystem, base = fsspec.url_to_fs(url)
-        for table in REMOTE_TABLES:
-            _fetch(filesystem, f"{base.rstrip('/')}/{table}.parquet", folder, known)
-    except (OSError, ValueError, ImportError) as error:
-        msg = f"the tables at {url} cannot be read: {type(error).__name__}: {error}"
-        raise StorageError(msg, url=url) from error
-    tables = Tables(url, folder, url, None, digests)
-    tables.path("idc_index")
-    return tables
+def _wheel(named: str) -> Tables:
+    version = fetching.version_in(named)
+    if version is None:
+        msg = f"a wheel is named {PACKAGE.replace('-', '_')}-<version>-...; got {named}"
+        raise TableNotFound(msg, table="idc_index", path=named)
+    folder = fetching.unpacked(named)
+    source = f"{PACKAGE} {version}"
+    local = "://" not in named
+    spec = str(Path(named).expanduser().absolute()) if local else named
+    return Tables(spec, folder, source, _release(version), package=version)
 
 
-def _fetch(
-    filesystem: AbstractFileSystem, path: str, folder: Path, digests: Mapping[str, str]
-) -> None:
-    """Copy one table, or nothing where there is none."""
-    target = folder / path.rsplit("/", 1)[1]
-    part = target.with_suffix(".part")
-    try:
-        filesystem.get_file(path, str(part))
-    except FileNotFoundError:
-        return
-    expected = digests.get(target.name)
-    if expected is None:
-        try:
-            # sha256sum writes "<hex>  <file name>".
-            expected = filesystem.cat_file(f"{path}.sha256").split()[0].decode()
-        except FileNotFoundError:
-            expected = None
-    if expected is not None:
-        _check_digest(part, expected)
-    _check_footer(part, path)
-    part.replace(target)
+def _folder(folder: Path) -> Tables:
+    """Find tables in a folder, or in the package inside it."""
+    spec = str(folder)
+    inner = folder / "idc_index_data"
+    if inner.is_dir() and not (folder / "idc_index.parquet").exists():
+        folder = inner
+    version = fetching.version_of(folder)
+    if not (folder / "idc_index.parquet").exists():
+        folder = fetching.converted(folder) or folder
+    source = spec if version is None else f"{PACKAGE} {version} in {spec}"
+    return Tables(spec, folder, source, _release(version), package=version)
 
 
-def _check_footer(path: Path, url: str) -> None:
-    """Refuse an HTML page or half a file that came instead of a table."""
-    with path.open("rb") as file:
-        start = file.read(4)
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - 4))
-        end = file.read(4)
-    if start != b"PAR1" or end != b"PAR1":
-        msg = f"{url} is not a whole Parquet file (it begins {start!r}, ends {end!r})"
-        raise IntegrityError(msg, url=url)
+def check_digest(path: Path, expected: str) -> None:
+    """Compare a file with the SHA-256 that it must have.
 
-
-def _check_digest(path: Path, expected: str) -> None:
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            sha.update(chunk)
-    found = sha.hexdigest()
+    Raises
+    ------
+    IntegrityError
+        It has another.
+    """
+    found = cache.sha256(path)
     if found != expected.lower():
         msg = f"{path.name}: SHA-256 is {found}, expected {expected}; do not use it"
         raise IntegrityError(msg, path=str(path), expected=expected, found=found)

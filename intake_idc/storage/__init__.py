@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from intake_idc.errors import IntegrityError, ObjectNotFound, WrongSize
 from intake_idc.storage.engine import Store, Stored, filesystem, open_store
@@ -57,6 +58,8 @@ class Instance:
     """Full URL or path."""
     etag: str | None = None
     """Entity tag, where the store gives one."""
+    md5: str | None = None
+    """MD5 in hex, where the release says it."""
 
     @property
     def crdc_instance_uuid(self) -> str:
@@ -66,6 +69,9 @@ class Instance:
 
 def instances(parts: Iterable[Part], mirror: Mirror) -> list[Instance]:
     """List the objects of each part, and hold the listing against the index.
+
+    A part that knows its objects is not listed: they were held against the index
+    when it got to know them.
 
     A listing that is short, long or of another size than the index says is an
     error, never a smaller cohort: count and bytes of a series are exact there.
@@ -89,6 +95,8 @@ def instances(parts: Iterable[Part], mirror: Mirror) -> list[Instance]:
 
 
 def _list(part: Part, mirror: Mirror) -> list[Instance]:
+    if part.objects is not None:
+        return _known(part, mirror)
     prefix = f"{part.crdc_series_uuid}/"
     root = mirror.bucket_root(part.aws_bucket)
     found = [
@@ -98,6 +106,18 @@ def _list(part: Part, mirror: Mirror) -> list[Instance]:
     ]
     _check(part, found, mirror)
     return found[part.first_instance : part.last_instance]
+
+
+def _known(part: Part, mirror: Mirror) -> list[Instance]:
+    root = mirror.bucket_root(part.aws_bucket)
+    # An instance carries its series, but not the other objects of it.
+    bare = replace(part, objects=None)
+    found = []
+    for row in part.objects.to_pylist() if part.objects is not None else ():
+        key = f"{part.crdc_series_uuid}/{UUID(bytes=row['uuid'])}.dcm"
+        md5 = row["md5"].hex() if row["md5"] is not None else None
+        found.append(Instance(bare, key, row["size"], f"{root}/{key}", None, md5))
+    return found
 
 
 def _check(part: Part, found: list[Instance], mirror: Mirror) -> None:

@@ -1,0 +1,369 @@
+"""The objects of series, known by name, size and hash without a listing.
+
+A listing says what a mirror holds today. The export says what a release holds: one
+row for each object, with its MD5. Rows of it, held against the index once, take the
+place of every listing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from intake_idc.errors import IntegrityError, MissingError, RequestError
+from intake_idc.manifest import OBJECTS, Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import numpy as np
+    import pyarrow as pa
+
+__all__ = ["ObjectTable", "series_hash"]
+
+SHOWN = 3
+"""Series that an error names; the others are counted."""
+
+_UUID_DASHES = (8, 13, 18, 23)
+_UUID = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+_MD5 = "^[0-9a-f]{32}$"
+
+
+def series_hash(hashes: Iterable[str]) -> str:
+    """Give IDC's hash of a series: the MD5 of the sorted MD5s of its objects, in hex.
+
+    >>> series_hash(["b" * 32, "a" * 32]) == series_hash(["a" * 32, "b" * 32])
+    True
+    """
+    together = "".join(sorted(hashes)).encode()
+    return hashlib.md5(together, usedforsecurity=False).hexdigest()
+
+
+class ObjectTable:
+    """Rows of objects, packed and sorted by series and key.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        ``crdc_instance_uuid`` and ``instance_size``, and ``crdc_series_uuid`` or
+        ``SeriesInstanceUID``; ``instance_hash`` and ``series_hash`` where they are
+        known. Rows of other series than the manifest's are left out.
+    manifest : Manifest
+        The series.
+
+    Raises
+    ------
+    RequestError
+        A column is missing, or holds nulls or what is no uuid, size or MD5.
+    """
+
+    def __init__(self, table: pa.Table, manifest: Manifest) -> None:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        table = _named(table, manifest)
+        known = pc.is_in(
+            table.column("crdc_series_uuid"), value_set=pa.array(manifest.uuids)
+        )
+        table = table.filter(known).sort_by(
+            [("crdc_series_uuid", "ascending"), ("crdc_instance_uuid", "ascending")]
+        )
+        table = table.combine_chunks()
+        runs = pc.run_end_encode(_one(table, "crdc_series_uuid"))
+        self._series = runs.values.cast(pa.string())
+        ends = runs.run_ends.to_pylist()
+        self._bounds = [0, *ends]
+        hashed = "instance_hash" in table.column_names
+        nothing = pa.nulls(table.num_rows, pa.string())
+        md5 = _one(table, "instance_hash") if hashed else nothing
+        size = _one(table, "instance_size")
+        if size.null_count:
+            msg = "a table of objects needs instance_size in every row; some are null"
+            raise RequestError(msg, column="instance_size")
+        self._rows = pa.StructArray.from_arrays(
+            [_packed(_one(table, "crdc_instance_uuid"), "uuid"), size, _packed(md5)],
+            names=["uuid", "size", "md5"],
+        )
+        stated = "series_hash" in table.column_names
+        self._stated = _one(table, "series_hash") if stated else None
+        named = "SOPInstanceUID" in table.column_names
+        self._sop = _one(table, "SOPInstanceUID") if named else None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over series, names, sizes and hashes, as hex."""
+        sha = hashlib.sha256("\n".join(self._series.to_pylist()).encode())
+        sha.update(repr(self._bounds).encode())
+        sha.update(self._sizes.tobytes())
+        for name in ("uuid", "md5"):
+            packed = self._rows.field(name).to_pylist()
+            sha.update(b"".join(value or bytes(16) for value in packed))
+        return sha.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ObjectTable):
+            return NotImplemented
+        return self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        return "intake_idc.ObjectTable", self.digest
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"<ObjectTable: {len(self):,} objects of {len(self._series):,} series>"
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {uuid: i for i, uuid in enumerate(self._series.to_pylist())}
+
+    def missing(self, manifest: Manifest) -> list[str]:
+        """Give the series of a manifest that have no row."""
+        return [uuid for uuid in manifest.uuids if uuid not in self._place]
+
+    def check(self, manifest: Manifest) -> None:
+        """Hold the rows against the index: each series whole, and nothing twice.
+
+        Raises
+        ------
+        MissingError
+            A series has no row.
+        IntegrityError
+            Count or bytes are not those of the index, an object is there twice, or
+            the hash of a series is not that of its objects.
+        """
+        missing = self.missing(manifest)
+        if missing:
+            more = len(missing) - SHOWN
+            listed = ", ".join(missing[:SHOWN])
+            rest = f" and {more:,} more" if more > 0 else ""
+            msg = f"the table of objects has no row for series {listed}{rest}"
+            raise MissingError(msg, series=missing)
+        import numpy as np
+
+        sums = np.concatenate([[0], np.cumsum(self._sizes)])
+        for part in manifest.parts():
+            at = self._place[part.crdc_series_uuid]
+            first, last = self._bounds[at], self._bounds[at + 1]
+            count, size = last - first, int(sums[last] - sums[first])
+            wrong = part.instanceCount is not None and count != part.instanceCount
+            off = part.size is not None and abs(size - part.size) > part.size_tolerance
+            if wrong or off:
+                said = "?" if part.instanceCount is None else part.instanceCount
+                msg = (
+                    f"series {part.crdc_series_uuid} has {count} objects of {size} "
+                    f"bytes in the table of objects; the index says {said} of "
+                    f"{part.size}"
+                )
+                raise IntegrityError(
+                    msg, series=part.crdc_series_uuid, count=count, size=size
+                )
+        self._check_twice()
+        self._check_hashes()
+
+    @property
+    def _sizes(self) -> np.ndarray[Any, Any]:
+        sizes: np.ndarray[Any, Any] = self._rows.field("size").to_numpy()
+        return sizes
+
+    def _check_twice(self) -> None:
+        uuids = self._rows.field("uuid")
+        same = _equal_to_next(uuids)
+        starts = set(self._bounds)
+        for at in same:
+            if at + 1 not in starts:
+                uuid = _uuid(uuids[at].as_py())
+                msg = f"object {uuid} is there twice in the table of objects"
+                raise IntegrityError(msg, crdc_instance_uuid=uuid)
+
+    def _check_hashes(self) -> None:
+        md5 = self._rows.field("md5")
+        if self._stated is None or md5.null_count:
+            return
+        for at, uuid in enumerate(self._series.to_pylist()):
+            first, last = self._bounds[at], self._bounds[at + 1]
+            stated = set(self._stated[first:last].to_pylist())
+            own = series_hash(v.hex() for v in md5[first:last].to_pylist())
+            if stated not in ({own}, {None}):
+                msg = (
+                    f"series {uuid} has the hash {own} by the hashes of its objects; "
+                    f"its series_hash is {', '.join(map(str, stated))}"
+                )
+                raise IntegrityError(msg, series=uuid, found=own)
+
+    def as_published(self, manifest: Manifest) -> pa.Table:
+        """Give the rows as a table with readable columns, for a file."""
+        import pyarrow as pa
+
+        buckets = dict(
+            zip(
+                manifest.uuids,
+                manifest.table.column("aws_bucket").to_pylist(),
+                strict=True,
+            )
+        )
+        columns: dict[str, Any] = {name: [] for name in ("series", "bucket", "key")}
+        uuids = [_uuid(v) for v in self._rows.field("uuid").to_pylist()]
+        md5 = self._rows.field("md5").to_pylist()
+        for at, series in enumerate(self._series.to_pylist()):
+            first, last = self._bounds[at], self._bounds[at + 1]
+            columns["series"] += [series] * (last - first)
+            columns["bucket"] += [buckets[series]] * (last - first)
+            columns["key"] += [f"{series}/{u}.dcm" for u in uuids[first:last]]
+        text = pa.string()
+        found = {
+            "crdc_series_uuid": pa.array(columns["series"], text),
+            "crdc_instance_uuid": pa.array(uuids, text),
+            "SOPInstanceUID": self._sop,
+            "instance_size": self._rows.field("size"),
+            "instance_hash": pa.array([v and v.hex() for v in md5], text),
+            "series_hash": self._stated,
+            "aws_bucket": pa.array(columns["bucket"], text),
+            "key": pa.array(columns["key"], text),
+        }
+        return pa.table({n: column for n, column in found.items() if column is not None})
+
+    def attach(self, manifest: Manifest) -> Manifest:
+        """Give a manifest whose rows carry their objects.
+
+        Raises
+        ------
+        MissingError
+            A series has no row.
+        """
+        import pyarrow as pa
+
+        missing = self.missing(manifest)
+        if missing:
+            msg = (
+                f"series {missing[0]} is not among those whose objects are known; "
+                "attach a table of this cohort's objects"
+            )
+            raise MissingError(msg, series=missing)
+        places = pa.array([self._place[uuid] for uuid in manifest.uuids], pa.int64())
+        bounds = pa.array(self._bounds, pa.int64())
+        lists = pa.LargeListArray.from_arrays(bounds, self._rows).take(places)
+        table = manifest.table.append_column(OBJECTS, lists)
+        return Manifest(table, manifest.idc_version, manifest.origin)
+
+
+def _one(table: pa.Table, name: str) -> pa.Array:
+    """Give a column as one array."""
+    import pyarrow as pa
+
+    column = table.column(name)
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array(
+        [], column.type
+    )
+
+
+def _named(table: pa.Table, manifest: Manifest) -> pa.Table:
+    """Give the columns that are used, under one spelling and of one type."""
+    import pyarrow as pa
+
+    kinds = {
+        "crdc_series_uuid": pa.string(),
+        "crdc_instance_uuid": pa.string(),
+        "instance_size": pa.int64(),
+        "instance_hash": pa.string(),
+        "series_hash": pa.string(),
+        "SOPInstanceUID": pa.string(),
+    }
+    there = {name.lower(): name for name in table.column_names}
+    columns = {}
+    for name, kind in kinds.items():
+        found = there.get(name.lower())
+        if found is not None:
+            try:
+                columns[name] = table.column(found).cast(kind)
+            except pa.ArrowException as error:
+                msg = f"{name} of a table of objects does not hold {kind}: {error}"
+                raise RequestError(msg, column=name) from error
+    if "crdc_series_uuid" not in columns and "seriesinstanceuid" in there:
+        columns["crdc_series_uuid"] = _by_uid(
+            table.column(there["seriesinstanceuid"]), manifest
+        )
+    for name in list(kinds)[:3]:
+        if name not in columns:
+            msg = (
+                f"a table of objects needs the column {name!r}; "
+                f"got {', '.join(table.column_names) or 'no column'}"
+            )
+            raise RequestError(msg, column=name)
+    return pa.table(columns)
+
+
+def _by_uid(column: pa.ChunkedArray, manifest: Manifest) -> pa.ChunkedArray:
+    """Give the uuid of each SeriesInstanceUID; null for series of others."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if "SeriesInstanceUID" not in manifest.columns:
+        msg = "a table of objects by SeriesInstanceUID needs a manifest that has it"
+        raise RequestError(msg, column="SeriesInstanceUID")
+    uids = manifest.table.column("SeriesInstanceUID").combine_chunks()
+    places = pc.index_in(column.cast(pa.string()), value_set=uids.cast(pa.string()))
+    return pa.chunked_array([pa.array(manifest.uuids)]).take(places)
+
+
+def _packed(texts: pa.Array, kind: str = "MD5") -> pa.Array:
+    """Pack uuids, or MD5s in hex, into 16 bytes each.
+
+    Raises
+    ------
+    RequestError
+        A text is not one, or a uuid is null.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if kind == "uuid" and texts.null_count:
+        msg = "a table of objects needs crdc_instance_uuid in every row"
+        raise RequestError(msg, column="crdc_instance_uuid")
+    blank = "0" * 8 + "-0000" * 3 + "-" + "0" * 12 if kind == "uuid" else "0" * 32
+    width = len(blank)
+    filled = texts.fill_null(blank)
+    form = _UUID if kind == "uuid" else _MD5
+    wrong = pc.invert(pc.match_substring_regex(filled, form))
+    if pc.any(wrong).as_py():
+        first = filled.filter(wrong)[0].as_py()
+        msg = f"a table of objects holds {first!r}, which is no {kind} in lower case"
+        raise RequestError(msg, value=first)
+    if not len(texts):
+        return pa.array([], pa.binary(16))
+    letters = np.frombuffer("".join(filled.to_pylist()).encode(), np.uint8)
+    letters = letters.reshape(len(texts), width)
+    if kind == "uuid":
+        letters = np.delete(letters, _UUID_DASHES, axis=1)
+    nibbles = np.where(letters >= ord("a"), letters - ord("a") + 10, letters - ord("0"))
+    packed = (nibbles[:, 0::2] << 4 | nibbles[:, 1::2]).astype(np.uint8)
+    array = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(16), len(texts), [None, pa.py_buffer(packed.tobytes())]
+    )
+    if not texts.null_count:
+        return array
+    return pc.if_else(texts.is_null(), pa.scalar(None, pa.binary(16)), array)
+
+
+def _equal_to_next(values: pa.Array) -> Iterator[int]:
+    """Give the positions of values that are those of the next position."""
+    import numpy as np
+
+    if not len(values):
+        return
+    packed = np.frombuffer(values.buffers()[1], np.uint8, len(values) * 16)
+    rows = packed.reshape(len(values), 16)
+    yield from np.flatnonzero((rows[1:] == rows[:-1]).all(axis=1)).tolist()
+
+
+def _uuid(packed: bytes) -> str:
+    text = packed.hex()
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))

@@ -1,0 +1,263 @@
+"""Which files cannot hold a row that a condition asks for, by what footers say.
+
+A condition in SQL is parsed by DuckDB. What is understood of it becomes a test on the
+bounds of columns; what is not understood holds everywhere. So a file is left out only
+where no row of it can fulfil the condition, whatever the condition is.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from intake_idc.errors import BadCondition
+from intake_idc.selection import literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
+
+    from intake_idc.release.database import Database
+    from intake_idc.release.parquet import Bounds
+
+__all__ = ["All", "Among", "Compare", "Either", "Filter", "parsed"]
+
+
+class Filter(Protocol):
+    """Something that rows of a row group may fulfil."""
+
+    def may_hold(self, known: Mapping[str, Bounds | None]) -> bool:
+        """Say whether a row may fulfil it, by the bounds of its row group."""
+
+
+@dataclass(frozen=True)
+class All:
+    """Tests that all hold; none holds everywhere."""
+
+    tests: tuple[Filter, ...] = ()
+
+    def may_hold(self, known: Mapping[str, Bounds | None]) -> bool:
+        """Say whether each of them may hold."""
+        return all(test.may_hold(known) for test in self.tests)
+
+
+@dataclass(frozen=True)
+class Either:
+    """Tests of which one holds."""
+
+    tests: tuple[Filter, ...]
+
+    def may_hold(self, known: Mapping[str, Bounds | None]) -> bool:
+        """Say whether one of them may hold."""
+        return any(test.may_hold(known) for test in self.tests)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """A column between two values; None is no bound."""
+
+    column: str
+    low: Any = None
+    high: Any = None
+
+    def may_hold(self, known: Mapping[str, Bounds | None]) -> bool:
+        """Say whether a value may lie there; null never does."""
+        bounds = known.get(self.column)
+        if bounds is None:
+            return True
+        if bounds.nulls is not None and bounds.nulls == bounds.rows:
+            return False
+        low = _as(self.low, bounds.high)
+        if low is not None and low > bounds.high:
+            return False
+        high = _as(self.high, bounds.low)
+        return high is None or high >= bounds.low
+
+
+@dataclass(frozen=True)
+class Among:
+    """A column that has one of many texts, sorted."""
+
+    column: str
+    values: tuple[str, ...]
+
+    def may_hold(self, known: Mapping[str, Bounds | None]) -> bool:
+        """Say whether one of them lies within the bounds."""
+        bounds = known.get(self.column)
+        if bounds is None or not isinstance(bounds.low, str):
+            return True
+        at = bisect_left(self.values, bounds.low)
+        return at < len(self.values) and self.values[at] <= bounds.high
+
+
+def _as(value: Any, bound: Any) -> Any:
+    """Give a value in the kind of a bound, or None where they do not compare."""
+    if value is None or bound is None or type(value) is type(bound):
+        return None if bound is None else value
+    if isinstance(bound, datetime.date) and isinstance(value, str):
+        return _date(value)
+    return None
+
+
+def parsed(
+    condition: str, table: str, columns: Collection[str], database: Database
+) -> tuple[list[str], Filter]:
+    """Give the columns that a condition names, and the test that it is.
+
+    Parameters
+    ----------
+    condition : str
+        One SQL condition, checked to be one.
+    table : str
+        Name of the table, by which the condition may call it.
+    columns : collection of str
+        Columns of the table.
+    database : Database
+        Whose parser is asked.
+
+    Raises
+    ------
+    BadCondition
+        It asks another question inside.
+    """
+    statement = literal(f"SELECT 1 WHERE (\n{condition}\n)")
+    text = database.rows(f"SELECT json_serialize_sql({statement})")[0][0]
+    answer = json.loads(text)
+    by_name = {name.lower(): name for name in columns}
+    if answer.get("error") or not answer.get("statements"):
+        # No tree: every column whose name stands there, and no file is left out.
+        words = set(re.findall(r"\w+", condition.lower()))
+        return [name for low, name in by_name.items() if low in words], All()
+    where = answer["statements"][0]["node"]["where_clause"]
+    named: dict[str, None] = {}
+    for node in _nodes(where):
+        kind = node.get("class")
+        if kind == "SUBQUERY":
+            msg = f"a condition looks at one row at a time; got {condition!r}"
+            raise BadCondition(msg, condition=condition)
+        if kind == "STAR":
+            named.update(dict.fromkeys(columns))
+        if kind == "COLUMN_REF":
+            name = _column(node, table, by_name)
+            if name is not None:
+                named[name] = None
+
+    def column(node: Mapping[str, Any]) -> str | None:
+        plain = node.get("class") == "COLUMN_REF"
+        names = node.get("column_names", ())
+        deep = len(names) > 1 and names[0].lower() != table.lower()
+        return _column(node, table, by_name) if plain and not deep else None
+
+    return list(named), _test(where, column)
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(tree, dict):
+        yield tree
+        for item in tree.values():
+            yield from _nodes(item)
+    elif isinstance(tree, list):
+        for item in tree:
+            yield from _nodes(item)
+
+
+def _column(
+    node: Mapping[str, Any], table: str, by_name: Mapping[str, str]
+) -> str | None:
+    names = [str(name).lower() for name in node.get("column_names", ())]
+    if len(names) > 1 and names[0] == table.lower() and names[1] in by_name:
+        return by_name[names[1]]
+    return by_name.get(names[0]) if names else None
+
+
+_FLIPPED = {
+    "COMPARE_GREATERTHAN": "COMPARE_LESSTHAN",
+    "COMPARE_GREATERTHANOREQUALTO": "COMPARE_LESSTHANOREQUALTO",
+    "COMPARE_LESSTHAN": "COMPARE_GREATERTHAN",
+    "COMPARE_LESSTHANOREQUALTO": "COMPARE_GREATERTHANOREQUALTO",
+    "COMPARE_EQUAL": "COMPARE_EQUAL",
+}
+
+
+def _test(
+    node: Mapping[str, Any], column: Callable[[Mapping[str, Any]], str | None]
+) -> Filter:
+    """Turn a node of DuckDB's tree into a test; what is not understood holds."""
+    match node.get("type"):
+        case "CONJUNCTION_AND":
+            return All(tuple(_test(child, column) for child in node["children"]))
+        case "CONJUNCTION_OR":
+            return Either(tuple(_test(child, column) for child in node["children"]))
+        case str(kind) if kind in _FLIPPED:
+            name, other = column(node["left"]), node["right"]
+            if name is None:
+                name, other = column(node["right"]), node["left"]
+                kind = _FLIPPED[kind]
+            value = _constant(other)
+            if name is None or value is None:
+                return All()
+            # A bound that is itself left out may stay: it prunes a little less.
+            below = kind in ("COMPARE_LESSTHAN", "COMPARE_LESSTHANOREQUALTO")
+            above = kind in ("COMPARE_GREATERTHAN", "COMPARE_GREATERTHANOREQUALTO")
+            return Compare(name, None if below else value, None if above else value)
+        case "COMPARE_IN":
+            name = column(node["children"][0])
+            values = [_constant(child) for child in node["children"][1:]]
+            if name is None or None in values:
+                return All()
+            if all(isinstance(value, str) for value in values):
+                texts = tuple(sorted(str(value) for value in values))
+                # Where the column is one of dates, the texts are meant as dates.
+                dated = all(_date(text) for text in texts)
+                between = (Compare(name, texts[0], texts[-1]),) if dated else ()
+                return All((Among(name, texts), *between))
+            return Either(tuple(Compare(name, value, value) for value in values))
+        case "COMPARE_BETWEEN":
+            name = column(node["input"])
+            low, high = _constant(node["lower"]), _constant(node["upper"])
+            if name is None or low is None or high is None:
+                return All()
+            return Compare(name, low, high)
+        case _:
+            return All()
+
+
+def _constant(node: Mapping[str, Any]) -> str | int | datetime.date | None:
+    """Give a text, a whole number or a date that is written out, else None."""
+    if node.get("class") == "CAST":
+        kind = node.get("cast_type", {}).get("id") or node.get("type_expr", {}).get(
+            "type_name"
+        )
+        text = _constant(node.get("child", {}))
+        if str(kind).upper() != "DATE" or not isinstance(text, str):
+            return None
+        return _date(text)
+    if node.get("class") != "CONSTANT":
+        return None
+    if "literal" in node:
+        # DuckDB 2.
+        kind, text = node["literal"].get("kind"), node["literal"].get("text")
+        if kind == "STRING" and isinstance(text, str):
+            return text
+        whole = kind == "INTEGER" and re.fullmatch(r"-?\d+", str(text))
+        return int(text) if whole else None
+    value = node.get("value", {})
+    if value.get("is_null"):
+        return None
+    found, kind = value.get("value"), value.get("type", {}).get("id")
+    if kind == "VARCHAR" and isinstance(found, str):
+        return found
+    plain = isinstance(found, int) and not isinstance(found, bool)
+    return found if plain and kind in ("INTEGER", "BIGINT") else None
+
+
+def _date(text: str) -> datetime.date | None:
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d", text):
+        return None
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        return None
