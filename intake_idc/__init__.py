@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         open_release,
         sample_path,
     )
+    from intake_idc.release.export import Export, open_export
     from intake_idc.selection import Selection
     from intake_idc.storage import Mirror, resolve_mirror
     from intake_idc.transfer import Report
@@ -50,6 +51,7 @@ _HOMES = {
     "Citations": "citations",
     "Cohort": "cohort",
     "Difference": "cohort",
+    "Export": "release.export",
     "History": "release",
     "IDCError": "errors",
     "Life": "release",
@@ -69,6 +71,7 @@ _HOMES = {
     "check_lock": "cohort",
     "diff": "cohort",
     "history": "cohort",
+    "open_export": "release.export",
     "open_idc": "cohort",
     "open_lock": "cohort",
     "open_manifest": "cohort",
@@ -85,6 +88,7 @@ __all__ = [
     "Column",
     "Columns",
     "Difference",
+    "Export",
     "History",
     "IDCError",
     "Life",
@@ -103,6 +107,7 @@ __all__ = [
     "diff",
     "find_column",
     "history",
+    "open_export",
     "open_idc",
     "open_lock",
     "open_manifest",

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from intake_idc.errors import RequestError
+from intake_idc.files import beside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +48,13 @@ class Entry:
 
 
 def folder() -> Path | None:
-    """Give the folder of the cache, or None where there is none to write to."""
+    """Give the folder of the cache, or None where there is none to write to.
+
+    Raises
+    ------
+    RequestError
+        The folder holds what no cache has put there, and may not be deleted.
+    """
     named = os.environ.get(FOLDER_VARIABLE, "")
     if named.lower() == "off":
         return None
@@ -61,6 +68,13 @@ def folder() -> Path | None:
         place.mkdir(parents=True, exist_ok=True)
         marker = place / _MARKER
         if not marker.exists():
+            # Another process may be making it: its marker comes before all else.
+            if any(place.iterdir()) and not marker.exists():
+                msg = (
+                    f"{FOLDER_VARIABLE}: {place} holds something already, which the "
+                    "cache would delete in time; name a new or an empty folder"
+                )
+                raise RequestError(msg, path=str(place))
             marker.write_text(_MARK, "utf-8")
     except OSError:
         return None
@@ -104,15 +118,9 @@ def adding(name: str) -> Iterator[Path]:
     if place is None:
         msg = "there is no cache to add to"
         raise RequestError(msg)
-    path = place / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with beside(place / name) as part:
         yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    _trim(keep=path)
+    _trim(keep=place / name)
 
 
 def entries() -> list[Entry]:

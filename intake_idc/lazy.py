@@ -12,7 +12,7 @@ import functools
 import operator
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import dask.threaded
 from dask.bag import Bag, Item
@@ -27,13 +27,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     import dask.dataframe as dd
+    import pandas as pd
     import pyarrow as pa
 
     from intake_idc.dicom import Dataset
     from intake_idc.manifest import Manifest
     from intake_idc.storage import Instance, Mirror
 
-__all__ = ["PARTITION_BYTES", "InstanceBag", "datasets", "frame", "header_rows"]
+__all__ = [
+    "PARTITION_BYTES",
+    "InstanceBag",
+    "datasets",
+    "file_frame",
+    "frame",
+    "header_rows",
+]
 
 PARTITION_BYTES = "128 MiB"
 """Bytes of the objects in one partition."""
@@ -169,13 +177,77 @@ def header_rows(
 def frame(table: pa.Table, rows: int = 100_000) -> dd.DataFrame:
     """Give an Arrow table as a `dask.dataframe.DataFrame`, Arrow types kept."""
     import dask.dataframe as dd
-    import pandas as pd
 
-    data = table.to_pandas(types_mapper=pd.ArrowDtype)
+    data = _arrow_frame(table)
     found: dd.DataFrame = dd.from_pandas(
         data, npartitions=max(1, -(-len(data) // rows))
     )
     return found
+
+
+class Reader(Protocol):
+    """Reads files of rows, each on its own; it travels to workers."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns that it gives, and their types."""
+
+    def narrowed(self, columns: Sequence[str]) -> Reader:
+        """Give the same reader with fewer columns."""
+
+    def rows(self, files: Sequence[Any]) -> pa.Table:
+        """Read the rows of some files, in order."""
+
+
+def file_frame(
+    reader: Reader,
+    files: Sequence[Any],
+    partition_bytes: int | str,
+    name: str,
+) -> dd.DataFrame:
+    """Give files of rows as a data frame with Arrow types; nothing is read.
+
+    Parameters
+    ----------
+    reader : Reader
+        What reads them.
+    files : sequence
+        Not empty; each has its ``size`` in bytes.
+    partition_bytes : int or str
+        Bytes of the files of one partition; a larger file has one of its own.
+    name : str
+        What the tasks are called.
+    """
+    import dask.dataframe as dd
+
+    room = _bytes(partition_bytes)
+    pieces: list[list[Any]] = [[]]
+    held = 0
+    for file in files:
+        if pieces[-1] and held + file.size > room:
+            pieces.append([])
+            held = 0
+        pieces[-1].append(file)
+        held += file.size
+    meta = _arrow_frame(reader.schema.empty_table())
+    found: dd.DataFrame = dd.from_map(
+        partial(_read_files, reader=reader), pieces, meta=meta, label=name
+    )
+    return found
+
+
+def _read_files(
+    files: Sequence[Any], *, reader: Reader, columns: Sequence[str] | None = None
+) -> pd.DataFrame:
+    # Dask gives ``columns`` where only some of them are used later.
+    narrowed = reader if columns is None else reader.narrowed(list(columns))
+    return _arrow_frame(narrowed.rows(files))
+
+
+def _arrow_frame(table: pa.Table) -> pd.DataFrame:
+    import pandas as pd
+
+    return table.to_pandas(types_mapper=pd.ArrowDtype)
 
 
 def _bag(

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from intake_idc import display
+from intake_idc.arrow import integers
 from intake_idc.errors import RequestError
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ class Manifest:
         for i in range(len(self)):
             row = {name: values[i] for name, values in columns.items()}
             if objects is not None:
-                row[OBJECTS] = objects[i].values
+                row[OBJECTS] = objects[i].values  # noqa: PD011  (Arrow)
             yield _part(row)
 
     def strip(self) -> Manifest:
@@ -309,14 +310,12 @@ def _piece(manifest: Manifest, group: list[_Run]) -> Manifest:
     """
     table = manifest.table.slice(group[0].row, group[-1].row - group[0].row + 1)
     if any(run.first or run.last is not None for run in group):
-        import pyarrow as pa
-
         if table.num_rows != len(group):
             # Several runs of one series in one piece: a row for each.
             table = manifest.table.take([run.row for run in group])
         table = _with_own_objects(table, group)
-        firsts = pa.array([run.first for run in group], pa.int64())
-        lasts = pa.array([run.last for run in group], pa.int64())
+        firsts = integers([run.first for run in group])
+        lasts = integers([run.last for run in group])
         for name, column in (("first_instance", firsts), ("last_instance", lasts)):
             if name in table.column_names:
                 table = table.drop_columns([name])
@@ -336,12 +335,13 @@ def _with_own_objects(table: pa.Table, group: list[_Run]) -> pa.Table:
     lists, column = [], table.column(OBJECTS)
     for i, run in enumerate(group):
         stop = None if run.last is None else run.last - began[i]
-        lists.append(column[i].values[run.first - began[i] : stop])
+        own = column[i].values  # noqa: PD011  (Arrow)
+        lists.append(own[run.first - began[i] : stop])
     offsets = [0, *itertools.accumulate(map(len, lists))]
-    own = pa.LargeListArray.from_arrays(
+    cut = pa.LargeListArray.from_arrays(
         pa.array(offsets, pa.int64()), pa.concat_arrays(lists)
     )
-    return table.set_column(table.column_names.index(OBJECTS), OBJECTS, own)
+    return table.set_column(table.column_names.index(OBJECTS), OBJECTS, cut)
 
 
 def _part(row: Mapping[str, Any]) -> Part:

@@ -139,6 +139,18 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Resolved:
+    """A condition with values alone: the column has one of them."""
+
+    column: str
+    """Name of the column."""
+    values: tuple[Scalar, ...]
+    """The values."""
+    null: bool
+    """Whether null fulfils it too."""
+
+
+@dataclass(frozen=True)
 class Selection:
     """Conditions that all hold; the empty selection is every row."""
 
@@ -190,12 +202,6 @@ class Selection:
         """
         _check_sql(condition)
         return replace(self, sql=(*self.sql, condition.strip()))
-
-    @property
-    def compares(self) -> bool:
-        """Whether each column is only compared with one value."""
-        single = (len(c.values) <= 1 and not c.patterns for c in self.conditions)
-        return not self.sql and not self.commercial_use and all(single)
 
     def __bool__(self) -> bool:
         return bool(self.conditions or self.sql or self.commercial_use)
@@ -267,6 +273,30 @@ class Selection:
             selection = selection.query(condition)
         return selection
 
+    def resolve(self, table: Table, *, strict: bool = True) -> list[Resolved]:
+        """Give the conditions on columns with values alone, checked against a table.
+
+        See `compile`. Neither SQL nor ``commercial_use`` is among them.
+        """
+        found = []
+        for condition in self.conditions:
+            _check_column(condition.column, table)
+            values: list[Any] = list(condition.values)
+            _check_types(condition, table.columns[condition.column])
+            if strict:
+                _check_values(condition, table)
+            if condition.patterns:
+                # Python's own expressions over the distinct values: DuckDB's RE2
+                # differs in what `$`, `\s` and case folding mean, and silently.
+                compiled = [pattern.compile() for pattern in condition.patterns]
+                values += [
+                    value
+                    for value in table.distinct(condition.column)
+                    if any(p.search(str(value)) for p in compiled)
+                ]
+            found.append(Resolved(condition.column, tuple(values), condition.null))
+        return found
+
     def compile(self, table: Table, *, strict: bool = True) -> tuple[str, list[Any]]:
         """Give an SQL condition and its parameters, checked against a table.
 
@@ -289,25 +319,11 @@ class Selection:
         """
         parts: list[str] = []
         parameters: list[Any] = []
-        for condition in self.conditions:
-            _check_column(condition.column, table)
+        for condition in self.resolve(table, strict=strict):
             quoted = quote(condition.column)
-            values: list[Any] = list(condition.values)
-            _check_types(condition, table.columns[condition.column])
-            if strict:
-                _check_values(condition, table)
             options = []
-            if condition.patterns:
-                # Python's own expressions over the distinct values: DuckDB's RE2
-                # differs in what `$`, `\s` and case folding mean, and silently.
-                compiled = [pattern.compile() for pattern in condition.patterns]
-                values += [
-                    value
-                    for value in table.distinct(condition.column)
-                    if any(p.search(str(value)) for p in compiled)
-                ]
-            if values:
-                options.append(f"{quoted} in {any_of(values, parameters)}")
+            if condition.values:
+                options.append(f"{quoted} in {any_of(condition.values, parameters)}")
             if condition.null:
                 options.append(f"{quoted} is null")
             parts.append(f"({' or '.join(options) or 'false'})")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -190,9 +191,7 @@ SELECTIONS = [
 ]
 
 
-def both(
-    version: int, tables: str | None, laid_out: Path, ask
-) -> tuple[object, object]:
+def both(version: int, tables: str | None, laid_out: Path, ask) -> tuple[Any, Any]:
     """Ask a release without the derived files, and with them."""
     answers = []
     for place in ("off", str(laid_out)):
@@ -288,7 +287,7 @@ def test_tables_that_changed_have_no_derived_files(folder, tmp_path):
     forget(find_tables(tables))
     # The same bytes in another file: nothing is hashed only to find out.
     assert database(find_tables(tables)).derived is None
-    assert len(list(folder.glob("derived/*.duckdb"))) == 1
+    assert len(list(folder.glob("derived/*.arrow"))) == 1
 
 
 @pytest.mark.parametrize("harm", ["cut", "nonsense", "keys cut", "keys gone", "empty"])
@@ -321,7 +320,7 @@ def test_derived_files_that_are_damaged_are_left_aside(harm, folder, tmp_path, c
 def test_nothing_is_left_beside_the_derived_files(folder):
     made = build_cache("sample")
     names = sorted(path.name for path in (folder / "derived").iterdir())
-    assert names == [f"{made.stem}.duckdb", f"{made.stem}.keys"]
+    assert names == [f"{made.stem}.arrow", f"{made.stem}.keys"]
 
 
 def count(version: int) -> tuple[int, bool]:
@@ -337,14 +336,16 @@ def test_processes_share_the_derived_files(folder):
     assert folder.is_dir()
 
 
+ASKED = "open_idc(2, tables='sample').all()"
+
+
 def test_a_process_that_used_the_derived_files_ends_in_silence(folder):
     build_cache("sample")
     done = subprocess.run(
         [
             sys.executable,
             "-c",
-            "from intake_idc import open_idc; "
-            "print(len(open_idc(2, tables='sample').all()))",
+            f"from intake_idc import open_idc; print(len({ASKED}))",
         ],
         capture_output=True,
         text=True,

@@ -374,6 +374,19 @@ def test_a_renamed_attribute_is_told_as_it_is(pair):
     assert (moved["before"], moved["after"]) == ("b-cr", "b")
 
 
+@pytest.mark.network
+def test_two_published_packages_tell_which_licences_changed():
+    old = open_release(23, "idc-index-data==23.10.1")
+    difference = intake_idc.diff(old, 25)
+    assert difference.counts == {**intake_idc.diff(23, 25).counts, "changed": 476_354}
+    found = {}
+    for row in difference.attributes.to_pylist():
+        found[row["attribute"]] = found.get(row["attribute"], 0) + row["series"]
+    assert found["license_short_name"] == 17_924
+    assert found["analysis_result_id"] == 456_127
+    assert found["aws_bucket"] == 4_433
+
+
 # Cohorts.
 
 
@@ -485,7 +498,10 @@ def test_a_difference_shows_itself_as_text_and_html(tmp_path):
     assert lines[0] == "From release 1 to 2"
     assert lines[1].startswith("  added      2 series, ")
     assert any(line.startswith("sample_ct") for line in lines)
-    rows = [{"SeriesInstanceUID": "1", "crdc_series_uuid": "a", "Modality": "<i>"}]
+    rows = [
+        {"SeriesInstanceUID": "1", "crdc_series_uuid": "a", "Modality": "<i>"},
+        {"SeriesInstanceUID": "2", "crdc_series_uuid": "b"},
+    ]
     old = open_release(tables=write_tables(tmp_path / "a", 1, rows))
     rows[0] |= {"Modality": "<b>", "collection_id": "<u>"}
     new = open_release(tables=write_tables(tmp_path / "b", 2, rows))

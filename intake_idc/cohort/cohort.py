@@ -216,9 +216,7 @@ class Cohort:
         """Every column of every series, as an Arrow table in the published order."""
         return self.rows.table(None, self.selection)
 
-    def index_table(
-        self, table: str, columns: Sequence[str] | None = None
-    ) -> pa.Table:
+    def index_table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Give the rows of another index table that belong to these series.
 
         ``index_table("ct_index", ["SeriesInstanceUID", "SliceThickness"])``; see
@@ -393,9 +391,7 @@ class Cohort:
 
         if isinstance(keywords, str):
             keywords = [keywords]
-        return lazy.header_rows(
-            self._located(), self._mirror(mirror), keywords
-        )
+        return lazy.header_rows(self._located(), self._mirror(mirror), keywords)
 
     def urls(self, mirror: str | os.PathLike[str] | Mirror | None = None) -> list[str]:
         """Give the URL of every series' folder, in the order of `keys`."""

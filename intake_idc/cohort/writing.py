@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from intake_idc.errors import IntegrityError, MissingError, RequestError
+from intake_idc.files import beside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import pyarrow as pa
 
     from intake_idc.manifest import Manifest
@@ -63,7 +60,7 @@ def write_table(path: Path, table: pa.Table) -> None:
     if suffix not in writers:
         msg = f"a table ends in .csv or .parquet; got {path.name!r}"
         raise RequestError(msg)
-    with _beside(path) as part:
+    with beside(path) as part:
         writers[suffix](table, part)
 
 
@@ -162,27 +159,14 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100
 
 
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """Give a file beside a path, which takes its place when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Two threads may write the same file; a long name leaves no room for its own.
-    part = path.with_name(f".idc-{os.getpid()}-{secrets.token_hex(8)}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _write_text(path: Path, text: str) -> None:
-    with _beside(path) as part:
+    with beside(path) as part:
         part.write_bytes(text.encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file that is whole even after the machine has lost its power."""
-    with _beside(path) as part, part.open("xb") as file:
+    with beside(path) as part, part.open("xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""Intake's view, version 1 of its interface: one catalog and four sources.
+"""Intake's view, version 1 of its interface: one catalog and its sources.
 
 They name a selection and stop: arguments are kept as plain data, and nothing is
 read until something is asked. The release is an argument of every object, resolved
@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from intake_idc.drivers.catalog import IDCCatalog
+from intake_idc.drivers.export import IDCExport
 from intake_idc.drivers.sources import IDCCohort, IDCLock, IDCManifest, IDCTable
 
 __all__ = [
     "IDCCatalog",
     "IDCCohort",
+    "IDCExport",
     "IDCLock",
     "IDCManifest",
     "IDCTable",

@@ -403,9 +403,7 @@ class IDCLock(_CohortSource):
                 self._refuse(idc_version, opened)
             idc_version = opened.idc_version
         self.idc_version = idc_version
-        self._pin(
-            urlpath=self._path, digest=self._digest, idc_version=self.idc_version
-        )
+        self._pin(urlpath=self._path, digest=self._digest, idc_version=self.idc_version)
 
     def _refuse(self, idc_version: int | None, opened: Cohort) -> NoReturn:
         msg = (

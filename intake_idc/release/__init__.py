@@ -24,7 +24,7 @@ import functools
 import operator
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from intake_idc import cache
 from intake_idc.errors import TableNotFound, UnknownColumn, UnknownRelease
@@ -47,16 +47,19 @@ from intake_idc.release.tables import (
     own_tables,
     sample_path,
 )
-from intake_idc.selection import Selection, quote
+from intake_idc.selection import Resolved, Selection, quote
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     import pyarrow as pa
 
     from intake_idc.manifest import Manifest
+    from intake_idc.release.clinical import Clinical, ClinicalTable
+    from intake_idc.release.export import Export
+    from intake_idc.storage import Mirror
 
 __all__ = [
     "MANIFEST_COLUMNS",
@@ -81,6 +84,8 @@ __all__ = [
 
 TABLE_KEYS = ("SeriesInstanceUID", "analysis_result_id", "collection_id")
 """Columns by which rows of the tables belong to series, the narrowest first."""
+
+T = TypeVar("T")
 
 MEMO = 32
 """Compiled selections that are kept for each set of tables."""
@@ -193,33 +198,61 @@ class Release(Rows):
     def _database(self) -> Database:
         return database(self._tables)
 
-    def _sql(
-        self, columns: Collection[str] | None, positions: Sequence[int] | None = None
-    ) -> str:
-        return self._database.release_sql(self.idc_version, columns, positions)
+    def _sql(self, columns: Collection[str] | None) -> str:
+        return self._database.release_sql(self.idc_version, columns)
 
     def _compiled(self, selection: Selection, *, strict: bool) -> tuple[str, list[Any]]:
-        # A cohort asks several questions with one selection, and tables never change.
-        memo = self._database.memo
-        key = self.idc_version, selection, strict
-        found = memo.get(key)
-        if found is None:
-            found = memo[key] = selection.compile(self, strict=strict)
-            while len(memo) > MEMO:
-                memo.pop(next(iter(memo)), None)
-        return found
+        def compiled() -> tuple[str, list[Any]]:
+            return selection.compile(self, strict=strict)
 
-    def _positions(self, column: str, values: Sequence[Any]) -> Sequence[int] | None:
+        return self._remembered(("compiled", selection, strict), compiled)
+
+    def _resolved(self, selection: Selection, *, strict: bool) -> list[Resolved]:
+        def resolved() -> list[Resolved]:
+            return selection.resolve(self, strict=strict)
+
+        return self._remembered(("resolved", selection, strict), resolved)
+
+    def _remembered(self, key: tuple[object, ...], find: Callable[[], T]) -> T:
+        """Work something out once: tables never change.
+
+        A cohort asks several questions with one selection.
+        """
+        memo = self._database.memo
+        key = self.idc_version, *key
+        if key not in memo:
+            found = find()
+            while len(memo) >= MEMO:
+                memo.pop(next(iter(memo)), None)
+            memo[key] = found
+        return memo[key]  # type: ignore[no-any-return]
+
+    def _quick(
+        self, columns: Sequence[str], selection: Selection, *, strict: bool
+    ) -> pa.Table | None:
         made = self._database.derived
-        return None if made is None else made.positions(column, values)
+        if made is None or selection.sql or selection.commercial_use:
+            return None
+        check_columns(columns, self.columns)
+        conditions = self._resolved(selection, strict=strict)
+        return made.select(self.idc_version, conditions, columns)
+
+    def absent(self, column: str, values: Sequence[Any]) -> list[Any]:
+        """Give those of the values that a column never takes in this release."""
+        check_columns([column], self.columns)
+        made = self._database.derived
+        asked = Resolved(column, tuple(values), null=False)
+        found = None
+        if made is not None:
+            found = made.select(self.idc_version, [asked], [column])
+        if found is None:
+            return super().absent(column, values)
+        present = set(found[column].unique().to_pylist())
+        return [value for value in values if value not in present]
 
     @property
     def _order(self) -> Sequence[str]:
-        return [POSITION] if self._in_order else super()._order
-
-    @property
-    def _in_order(self) -> bool:
-        return self._database.derived is not None
+        return super()._order if self._database.derived is None else [POSITION]
 
     @property
     def _identity(self) -> tuple[object, ...]:

@@ -247,9 +247,7 @@ def _found(release: Release, table: str) -> ClinicalTable:
     return tables[name]
 
 
-def _joined(
-    export: Export, homes: Mapping[str, Sequence[str]]
-) -> tuple[pa.Table, int]:
+def _joined(export: Export, homes: Mapping[str, Sequence[str]]) -> tuple[pa.Table, int]:
     """Give the rows of some patients, with their collection, and count the patients."""
     import pyarrow as pa
 

@@ -44,19 +44,21 @@ class Database:
     def __init__(
         self, tables: Tables, *others: Tables, attached: Sequence[Derived] = ()
     ) -> None:
+        self.tables = tables
+        self.memo: dict[object, Any] = {}
+        self._others = others
+        self._scans: dict[str, str] = {}
+        made = None if others else derived.find(tables)
+        self.derived = None if made is None else derived.attach(made)
+        self._derived = [*attached, *([self.derived] if self.derived else [])]
+
+    @functools.cached_property
+    def _connection(self) -> duckdb.DuckDBPyConnection:
+        """The connection, which sees the tables and no other file."""
         import duckdb
 
-        self.tables = tables
-        self.derived: Derived | None = None
-        self.memo: dict[object, tuple[str, list[Any]]] = {}
-        self._scans: dict[str, str] = {}
-        self._connection = duckdb.connect(":memory:")
-        made = None if others else derived.find(tables)
-        if made is not None:
-            self.derived = derived.attach(self._connection, made)
-        for each in {each.path: each for each in attached}.values():
-            derived.attach(self._connection, each.path)
-        every = (tables, *others)
+        connection = duckdb.connect(":memory:")
+        every = (self.tables, *self._others)
         files = [each.local(table) for each in every for table in each.names]
         # What is fetched on demand comes later, into a folder of its own.
         folders = [f"{each.extra}{os.sep}" for each in every if each.extra is not None]
@@ -69,17 +71,23 @@ class Database:
             "SET enable_external_access = false",
             "SET lock_configuration = true",
         ):
-            self._connection.execute(statement)
+            connection.execute(statement)
+        return connection
 
     @contextmanager
     def cursor(
-        self, tables: Mapping[str, pa.Table] | None = None
+        self, sql: str, tables: Mapping[str, pa.Table] | None = None
     ) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Give a cursor of its own to each query, so that threads never share one."""
+        """Give a cursor of its own to each query, so that threads never share one.
+
+        The Arrow tables that the query names can be read by it.
+        """
         cursor = self._connection.cursor()
         try:
-            for table_name, table in (tables or {}).items():
-                cursor.register(table_name, table)
+            named = {each.alias: each.table for each in self._derived}
+            for table_name, table in (named | dict(tables or {})).items():
+                if table_name in sql:
+                    cursor.register(table_name, table)
             yield cursor
         finally:
             cursor.close()
@@ -107,7 +115,7 @@ class Database:
         StorageError
             DuckDB refuses; its own error is the cause.
         """
-        with self._translated(), self.cursor(tables) as cursor:
+        with self._translated(), self.cursor(sql, tables) as cursor:
             # No empty list: DuckDB 1 imports pandas to look at parameters.
             asked = [sql, list(parameters)] if parameters else [sql]
             return cursor.execute(*asked).fetchall()
@@ -119,7 +127,7 @@ class Database:
         tables: Mapping[str, pa.Table] | None = None,
     ) -> pa.Table:
         """Run a query and give its result as an Arrow table; raises as `rows`."""
-        with self._translated(), self.cursor(tables) as cursor:
+        with self._translated(), self.cursor(sql, tables) as cursor:
             # The relation, not the cursor: on a cursor DuckDB 2 copies the rows.
             return cursor.sql(sql, params=list(parameters) or None).to_arrow_table()
 
@@ -140,6 +148,10 @@ class Database:
     @functools.cached_property
     def columns(self) -> dict[str, str]:
         """Columns of ``idc_index`` as published, and their DuckDB types."""
+        if self.derived is not None:
+            own = {**self.derived.columns}
+            del own["row_source"]
+            return own
         return self.columns_of("idc_index")
 
     def columns_of(self, table: str) -> dict[str, str]:
@@ -161,6 +173,8 @@ class Database:
     @functools.cached_property
     def newest(self) -> int:
         """Newest release in the tables."""
+        if self.derived is not None:
+            return self.derived.newest
         if self.tables.newest is not None:
             return self.tables.newest
         if self.dates:
@@ -201,17 +215,14 @@ class Database:
         self,
         idc_version: int,
         columns: Collection[str] | None = None,
-        positions: Sequence[int] | None = None,
     ) -> str:
         """Give the SQL that yields the rows of one release.
-
-        ``positions``, from the derived cache, are the only rows that can matter.
 
         Where the columns that will be used are known, and superseded rows hold them
         all, they are not joined with the current ones, which takes five times as long.
         """
         if self.derived is not None:
-            return self.derived.release_sql(idc_version, columns, positions)
+            return self.derived.release_sql(idc_version, columns)
         if idc_version == self.newest:
             return self._newest_sql()
         self._need_revisions()
@@ -225,11 +236,11 @@ class Database:
         source = generations.row_source(self.columns)
         return f"SELECT *, {source} AS row_source FROM {self.scan('idc_index')}"
 
-    def every_series_sql(self) -> str:
+    def every_series_sql(self, columns: Collection[str]) -> str:
         """Give the SQL that yields every series that any release held, once.
 
-        Each row is as `release_sql` gives it; bit V of ``releases`` says whether
-        release V holds it.
+        Each row has at least these columns, as `release_sql` gives it; bit V of
+        ``releases`` says whether release V holds it.
         """
         newest, bit = self.newest, "1::UBIGINT <<"
         if "series_revised_idc_version" not in self.columns:
@@ -255,7 +266,7 @@ class Database:
         if self.tables.has("prior_versions_index"):
             held = f"({bit} (max_idc_version + 1)) - ({bit} min_idc_version)"
             prior = self._prior_series_sql(extra=f", bit_or({held}) AS releases")
-            parts.append(self._borrowing_sql(prior, self.columns))
+            parts.append(self._borrowing_sql(prior, columns))
             for row in exceptions().published_only:
                 bits = sum(1 << v for v in row["versions"])
                 sql = self.forgotten_sql(row)

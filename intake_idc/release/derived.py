@@ -1,47 +1,50 @@
 """The derived cache: every series of every release, laid out to be asked quickly.
 
-The index as published is one row group, in which a question reads whole columns.
+The index as published is one row group, which a question reads whole columns of.
 From it, and from prior_versions_index, two files are made:
 
-- a DuckDB database with one table, in the published order: each series that any
-  release held, with what `Database.release_sql` says of it, values that repeat as
-  codes, and a bit for each release that holds it;
+- an Arrow file with one table, in the published order: each series that any release
+  held, with what `Database.release_sql` says of it, texts that repeat as codes, and
+  a bit for each release that holds it;
 - beside it, for each identifier, the first 32 bits of its MD5 in order, and where
-  its row is, to be searched in place.
+  its row is.
 
-They are keyed by the SHA-256 of the tables that they were made from, made beside
-and renamed, and checked when they are opened; one that cannot be used is left aside.
-They change no answer, only the time that it takes.
+Both are mapped to memory: a question touches what it needs, and processes share it.
+Conditions on columns are answered from the codes; SQL is asked of DuckDB, over the
+same table. The files are keyed by the SHA-256 of the tables that they were made from,
+made beside and renamed; what cannot be used is left aside. They change no answer,
+only the time that it takes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import mmap
-from bisect import bisect_left
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from intake_idc import cache
 from intake_idc.errors import RequestError, StorageError
 from intake_idc.release.facts import exceptions
-from intake_idc.selection import literal, quote
+from intake_idc.selection import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    import duckdb
+    import pyarrow as pa
 
     from intake_idc.release.database import Database
     from intake_idc.release.tables import Tables
+    from intake_idc.selection import Resolved
 
 __all__ = ["KEYS", "POSITION", "Derived", "attach", "build", "find"]
 
-LAYOUT = 1
+LAYOUT = 2
 """Number of the layout of the files; another one is not read."""
 
 SOURCES = ("idc_index", "prior_versions_index")
@@ -51,98 +54,222 @@ ORDER = ("collection_id", "PatientID", "StudyInstanceUID", "SeriesInstanceUID")
 """The order of rows, which is that of the published index."""
 
 KEYS = ("SeriesInstanceUID", "crdc_series_uuid")
-"""Identifiers that are searched in place."""
+"""Identifiers that have an index of their own."""
 
 POSITION = "__position"
 """Column that has the place of a row in the published order."""
 
-CODES = 120_000
-"""Values that a column may take to be held as codes."""
+RELEASES, IN_NEWEST = "__releases", "__in_newest"
+"""Columns that say which releases hold a row: a bit for each, and the newest."""
 
-DIGITS = 20
-"""Values that a search in place is asked for at once; more are left to a scan."""
+CODES = 200_000
+"""Different texts that a column may hold to be held as codes."""
+
+TOGETHER = 4
+"""Columns that are laid out at once: more take less time, and more memory."""
+
+URL = "series_aws_url"
+"""Column that is left out where it can be made of two others."""
+
+_OF_URL = ("aws_bucket", "crdc_series_uuid")
+_URL_SQL = "'s3://' || aws_bucket || '/' || crdc_series_uuid || '/*'"
+
+_PIECE = 1 << 16
+"""Identifiers that are hashed at once."""
+
+_ABOUT = b"intake_idc"
 
 logger = logging.getLogger("intake_idc")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Derived:
-    """The derived files of one set of tables, as SQL and positions."""
+    """The derived files of one set of tables."""
 
     path: Path
-    """The database."""
+    """The Arrow file."""
     alias: str
-    """Its name where it is attached."""
+    """Name of the table in SQL."""
+    table: pa.Table
+    """The table; reading it touches the file."""
     columns: dict[str, str]
-    """SQL that gives each published column its published value and type."""
+    """Published columns, and their DuckDB types."""
     newest: int
     """Newest release."""
     _keys: dict[str, _Key]
 
+    # For SQL.
+
     def release_sql(
-        self,
-        idc_version: int,
-        columns: Collection[str] | None = None,
-        positions: Sequence[int] | None = None,
+        self, idc_version: int, columns: Collection[str] | None = None
     ) -> str:
-        """Give the SQL that yields a release's rows, with their `POSITION`.
-
-        ``positions`` are the only rows that can matter to the question.
-        """
+        """Give the SQL that yields a release's rows, with their `POSITION`."""
         kept = [c for c in self.columns if columns is None or c in columns]
-        listed = "".join(f"{self.columns[c]} AS {quote(c)}, " for c in kept)
-        # A plain column is skipped through by blocks, which an expression is not.
-        newest = idc_version == self.newest
-        where = "in_newest" if newest else f"(releases >> {idc_version}) & 1 = 1"
-        if positions is not None:
-            # One is found at once; a list is not, but its bounds are.
-            among = f"IN ({', '.join(map(str, positions)) or 'NULL'})"
-            low, high = min(positions, default=0), max(positions, default=0)
-            where += (
-                f" AND rowid = {low}"
-                if len(positions) == 1
-                else f" AND rowid BETWEEN {low} AND {high} AND rowid {among}"
-            )
-        return (
-            f"SELECT {listed}rowid AS {POSITION} FROM {self.alias}.series WHERE {where}"
+        given = {c: quote(c) for c in (*kept, POSITION)}
+        if URL in kept and URL not in self.table.schema.names:
+            given[URL] = f"{_URL_SQL} AS {URL}"
+        listed = ", ".join(given.values())
+        where = (
+            IN_NEWEST
+            if idc_version == self.newest
+            else f"({RELEASES} >> {idc_version}) & 1 = 1"
         )
+        return f"SELECT {listed} FROM {self.alias} WHERE {where}"
 
-    def positions(self, column: str, values: Sequence[str]) -> list[int] | None:
-        """Give the rows that may hold one of the values; None where it does not say."""
-        key = self._keys.get(column)
-        if key is None or len(values) > DIGITS:
+    # For conditions on columns.
+
+    def select(
+        self, idc_version: int, conditions: Sequence[Resolved], columns: Sequence[str]
+    ) -> pa.Table | None:
+        """Give columns of a release's rows that fulfil conditions, in their order.
+
+        None where a condition is of a kind that is left to SQL.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if not all(map(self._simple, conditions)):
             return None
-        return sorted({row for value in values for row in key.rows(value)})
+        read = dict.fromkeys([*columns, *(_OF_URL if URL in columns else ())])
+        held = [column for column in read if column in self.table.schema.names]
+        pieces, rest = self._narrowed(conditions)
+        found = [self.table.select(held)[:0]]
+        for piece in pieces:
+            mask = self._held(idc_version, piece)
+            for condition in rest:
+                mask = pc.and_(mask, _fulfilled(condition, piece[condition.column]))
+            found.append(piece.select(held).filter(mask))
+        chosen = pa.concat_tables(found)
+        plain = {c: _decoded(chosen[c]) for c in held if c in columns}
+        if URL in columns and URL not in plain:
+            plain[URL] = _urls(*(_decoded(chosen[c]) for c in _OF_URL))
+        return pa.table({column: plain[column] for column in columns})
+
+    def _simple(self, condition: Resolved) -> bool:
+        kinds = {"VARCHAR": (str,), "BIGINT": (int,), "DOUBLE": (int, float)}
+        kind = kinds.get(self.columns.get(condition.column, ""), ())
+        if condition.column not in self.table.schema.names:
+            return False
+        return all(type(value) in kind for value in condition.values)
+
+    def _narrowed(
+        self, conditions: Sequence[Resolved]
+    ) -> tuple[list[pa.Table], list[Resolved]]:
+        """Give parts of the table that can matter, and what is yet to be asked of them.
+
+        An identifier leaves few rows; a collection is one run of rows.
+        """
+        for condition in conditions:
+            if condition.column in self._keys and not condition.null:
+                rows = self._keys[condition.column].rows(map(str, condition.values))
+                return [self.table.take(rows)], list(conditions)
+        for condition in conditions:
+            if condition.column == ORDER[0] and not condition.null:
+                named = {*map(str, condition.values)}
+                runs = [run for name, run in self._runs.items() if name in named]
+                parts = [self.table[start:stop] for start, stop in runs]
+                return parts, [other for other in conditions if other is not condition]
+        return [self.table], list(conditions)
+
+    @cached_property
+    def _runs(self) -> dict[str, tuple[int, int]]:
+        """Where the rows of each collection begin and end."""
+        if not self.table.num_rows:
+            return {}
+        column = self.table[ORDER[0]].chunk(0)
+        codes = column.indices.to_numpy()
+        names = column.dictionary.to_pylist()
+        stops = codes.searchsorted(range(len(names)), "right").tolist()
+        return dict(zip(names, itertools.pairwise([0, *stops]), strict=True))
+
+    def _held(self, idc_version: int, piece: pa.Table) -> pa.ChunkedArray:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if idc_version == self.newest:
+            return piece[IN_NEWEST]
+        bit = pa.scalar(1 << idc_version, pa.uint64())
+        return pc.not_equal(
+            pc.bit_wise_and(piece[RELEASES], bit), pa.scalar(0, pa.uint64())
+        )
 
 
 class _Key:
-    """One identifier's hashes in order, and their rows, in a file mapped to memory."""
+    """One identifier's hashes in order, and their rows, mapped to memory."""
 
     def __init__(self, data: mmap.mmap, start: int, count: int) -> None:
-        view = memoryview(data)
-        self._hashes = view[start : start + 4 * count].cast("I")
-        self._rows = view[start + 4 * count : start + 8 * count].cast("I")
+        import numpy as np
 
-    def rows(self, value: str) -> Iterator[int]:
-        """Give the rows whose identifier has the same hash."""
-        digest = hashlib.md5(value.encode(), usedforsecurity=False).digest()
-        wanted = int.from_bytes(digest[:4], "little")
-        at = bisect_left(self._hashes, wanted)
-        while at < len(self._hashes) and self._hashes[at] == wanted:
-            yield self._rows[at]
-            at += 1
+        self._hashes = np.frombuffer(data, np.uint32, count, start)
+        self._rows = np.frombuffer(data, np.uint32, count, start + 4 * count)
+
+    def rows(self, values: Iterable[str]) -> Any:
+        """Give the rows that may hold one of the values, in order."""
+        import numpy as np
+
+        wanted = np.fromiter(map(_hash, values), np.uint32)
+        first = np.searchsorted(self._hashes, wanted, "left")
+        last = np.searchsorted(self._hashes, wanted, "right")
+        # Nearly always one row, or none; two names may have one hash.
+        most = int((last - first).max(initial=0))
+        places = [first[last > first + more] + more for more in range(max(1, most))]
+        return np.unique(self._rows[np.concatenate(places)]).astype(np.int64)
+
+
+def _hash(value: str) -> int:
+    digest = hashlib.md5(value.encode(), usedforsecurity=False).digest()
+    return int.from_bytes(digest[:4], "little")
+
+
+def _fulfilled(condition: Resolved, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Say of each value whether it fulfils a condition; never null."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not condition.values and condition.null:
+        return pc.is_null(column)
+    wanted = list(condition.values)
+    if pa.types.is_dictionary(column.type):
+        chunks = []
+        for chunk in column.chunks:
+            codes = pc.index_in(pa.array(wanted, pa.string()), chunk.dictionary)
+            codes = codes.drop_null().cast(chunk.indices.type)
+            chunks.append(pc.is_in(chunk.indices, value_set=codes))
+        mask = pa.chunked_array(chunks, pa.bool_())
+    else:
+        mask = pc.is_in(column, value_set=pa.array(wanted, column.type))
+    return pc.or_(mask, pc.is_null(column)) if condition.null else mask
+
+
+def _urls(buckets: pa.ChunkedArray, uuids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Make the URL of each series of its bucket and uuid."""
+    import pyarrow.compute as pc
+
+    return pc.binary_join_element_wise("s3:/", buckets, uuids, "*", "/")
+
+
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Give texts for codes."""
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(column.type):
+        return column
+    chunks = [chunk.dictionary_decode() for chunk in column.chunks]
+    return pa.chunked_array(chunks, pa.string())
+
+
+# The files.
 
 
 def _name(digests: Sequence[str]) -> str:
-    import duckdb
-
+    """Name the files by what they are made from: tables, layout, rules."""
     rules = json.dumps([exceptions().published_only], sort_keys=True, default=str)
-    made_from = "\n".join([*digests, str(LAYOUT), duckdb.__version__, rules])
+    made_from = "\n".join([*digests, str(LAYOUT), rules])
     return f"derived/{hashlib.sha256(made_from.encode()).hexdigest()[:32]}"
 
 
 def find(tables: Tables) -> Path | None:
-    """Give the database made from these tables, if there is one.
+    """Give the file made from these tables, if there is one.
 
     Nothing is hashed to find it: a table that has not been hashed has none.
     """
@@ -158,36 +285,32 @@ def find(tables: Tables) -> Path | None:
         return None
     name = _name([digest for digest in digests if digest])
     keys = cache.find(f"{name}.keys")
-    return cache.find(f"{name}.duckdb") if keys else None
+    return cache.find(f"{name}.arrow") if keys else None
 
 
-def attach(connection: duckdb.DuckDBPyConnection, path: Path) -> Derived | None:
-    """Attach a database made before to a connection; None where it is of no use."""
-    import duckdb
+def attach(path: Path) -> Derived | None:
+    """Map files that were made before to memory; None where they are of no use."""
+    import pyarrow as pa
 
-    alias = f"derived_{path.stem}"
     try:
-        connection.execute(f"ATTACH {literal(path)} AS {alias} (READ_ONLY)")
-        found = connection.execute(f"SELECT value FROM {alias}.about").fetchone()
-        about = json.loads(found[0]) if found else {}
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        about = json.loads((table.schema.metadata or {})[_ABOUT])
         with path.with_suffix(".keys").open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (duckdb.Error, OSError, ValueError) as error:
+        count = table.num_rows
+        keys = {
+            name: _Key(data, 8 * count * place, count)
+            for place, name in enumerate(about["keys"])
+        }
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         logger.warning("the derived cache %s is left aside: %s", path, error)
         return None
-    count = about["rows"]
-    if len(data) != 8 * count * len(about["keys"]):
-        logger.warning("the derived cache %s is left aside: its keys are cut", path)
-        return None
-    keys = {
-        name: _Key(data, 8 * count * place, count)
-        for place, name in enumerate(about["keys"])
-    }
-    return Derived(path, alias, about["columns"], about["newest"], keys)
+    alias = f"derived_{path.stem}"
+    return Derived(path, alias, table, about["columns"], about["newest"], keys)
 
 
 def build(db: Database) -> Path:
-    """Make the derived files of a database's tables, and give the database's path.
+    """Make the derived files of a database's tables, and give the path of the first.
 
     Raises
     ------
@@ -196,153 +319,103 @@ def build(db: Database) -> Path:
     StorageError
         It cannot be written.
     """
-    import duckdb
+    import pyarrow as pa
 
     if cache.folder() is None:
         msg = "there is no cache: INTAKE_IDC_CACHE is off, or cannot be written to"
         raise RequestError(msg)
     paths = [path for path in map(db.tables.local, SOURCES) if path is not None]
     name = _name([cache.sha256(path) for path in paths])
+    table = _laid_out(db)
     try:
-        with cache.adding(f"{name}.duckdb") as part:
-            with _connection(part) as connection:
-                _fill(connection, db)
-                keys = _keys(connection, db)
-            with cache.adding(f"{name}.keys") as beside:
-                beside.write_bytes(keys)
-    except (duckdb.Error, OSError) as error:
+        with cache.adding(f"{name}.arrow") as part:
+            with (
+                pa.OSFile(str(part), "wb") as file,
+                pa.ipc.new_file(file, table.schema) as writer,
+            ):
+                writer.write_table(table, max_chunksize=max(1, table.num_rows))
+            with cache.adding(f"{name}.keys") as beside, beside.open("wb") as file:
+                for key in _hashed(table):
+                    file.write(key)
+    except OSError as error:
         msg = f"the derived cache cannot be written: {error}"
         raise StorageError(msg) from error
-    built = cache.find(f"{name}.duckdb")
-    if built is None:
+    built = cache.find(f"{name}.arrow")
+    if built is None or cache.find(f"{name}.keys") is None:
         msg = "the derived cache does not fit: see INTAKE_IDC_CACHE_SIZE"
         raise StorageError(msg)
     return built
 
 
-@contextmanager
-def _connection(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    import duckdb
+def _laid_out(db: Database) -> pa.Table:
+    """Give the one table: columns in the published order, texts as codes."""
+    import pyarrow as pa
 
-    connection = duckdb.connect(":memory:")
-    try:
-        connection.execute(f"ATTACH {literal(path)} AS derived")
-        yield connection
-        connection.execute("CHECKPOINT derived")
-        connection.execute("DETACH derived")
-    finally:
-        connection.close()
-        with suppress(OSError):
-            path.with_name(f"{path.name}.wal").unlink()
-
-
-def _fill(connection: duckdb.DuckDBPyConnection, db: Database) -> None:
-    """Write the one table, and what is said about it."""
-    columns = db.columns
-    stored = {column: quote(column) for column in columns} | {
-        "row_source": "row_source"
-    }
-    given = {column: f"series.{quote(column)}" for column in stored}
-    texts = {c: _values_sql(db, c) for c, kind in columns.items() if kind == "VARCHAR"}
-    made_of = {"series_aws_url", "aws_bucket", "crdc_series_uuid"}
-    if made_of <= set(texts) and _derivable(connection, db):
-        del texts["series_aws_url"], stored["series_aws_url"]
-        given["series_aws_url"] = _url("series.")
-    for column, values in texts.items():
-        kind = None
-        if column == "crdc_series_uuid" and _canonical(connection, values):
-            kind = "UUID"
-        elif _repeats(connection, values):
-            kind = f"derived.{quote(f'codes of {column}')}"
-            known = f"SELECT DISTINCT value FROM ({values}) WHERE value IS NOT NULL"
-            connection.execute(f"CREATE TYPE {kind} AS ENUM ({known} ORDER BY 1)")
-        if kind is not None:
-            stored[column] += f"::{kind}"
-            given[column] += "::VARCHAR"
-    listed = ", ".join(f"{sql} AS {quote(column)}" for column, sql in stored.items())
-    order = ", ".join(quote(column) for column in ORDER if column in columns)
-    connection.execute(
-        f"CREATE TABLE derived.series AS SELECT {listed}, releases, "
-        f"(releases >> {db.newest}) & 1 = 1 AS in_newest "
-        f"FROM ({db.every_series_sql()}) ORDER BY {order}, crdc_series_uuid"
-    )
-    rows = connection.execute("SELECT count(*) FROM derived.series").fetchone()
+    columns = {**db.columns, "row_source": "VARCHAR"}
+    order = ", ".join(quote(c) for c in (*ORDER, "crdc_series_uuid") if c in columns)
+    bits = f"(releases >> {db.newest}) & 1 = 1 AS {IN_NEWEST}"
+    spelt = {RELEASES: f"releases::UBIGINT AS {RELEASES}, {bits}"}
+    found: dict[str, pa.Array] = {}
+    for names in _batches([*columns, RELEASES]):
+        listed = ", ".join(spelt.get(name, quote(name)) for name in names)
+        every = db.every_series_sql([name for name in names if name != RELEASES])
+        some = db.arrow(f"SELECT {listed} FROM ({every}) ORDER BY {order}")
+        for name in some.schema.names:
+            found[name] = _coded(some[name].combine_chunks(), name)
+    if {URL, *_OF_URL} <= set(found) and _derivable(found):
+        del found[URL]
+    rows = len(next(iter(found.values()), ()))
+    found[POSITION] = pa.array(range(rows), pa.int32())
     about = {
-        "layout": LAYOUT,
         "source": db.tables.source,
         "newest": db.newest,
-        "columns": given,
-        "rows": rows[0] if rows else 0,
+        "columns": columns,
         "keys": [key for key in KEYS if key in columns],
     }
-    connection.execute(
-        f"CREATE TABLE derived.about AS SELECT {literal(json.dumps(about))} AS value"
-    )
+    table = pa.table(found)
+    return table.replace_schema_metadata({_ABOUT: json.dumps(about)})
 
 
-def _url(prefix: str = "") -> str:
-    """Give SQL that makes a series' URL of its bucket and uuid."""
-    bucket, uuid = (f"{prefix}{name}" for name in ("aws_bucket", "crdc_series_uuid"))
-    return f"'s3://' || {bucket} || '/' || {uuid} || '/*'"
-
-
-def _one(connection: duckdb.DuckDBPyConnection, sql: str) -> object:
-    row = connection.execute(sql).fetchone()
-    return row[0] if row else None
-
-
-def _relations(db: Database) -> list[str]:
-    """Give SQL of the relations whose rows the table is made of."""
-    found = [db.scan(table) for table in SOURCES if db.tables.has(table)]
-    if len(found) == len(SOURCES):
-        found += [f"({db.forgotten_sql(row)})" for row in exceptions().published_only]
-    return found
-
-
-def _values_sql(db: Database, column: str) -> str:
-    """Give SQL of every value of a column, under the name ``value``."""
-    return " UNION ALL ".join(
-        f"SELECT {quote(column)} AS value FROM {relation}"
-        for relation in _relations(db)
-        if column in db.described(relation)
-    )
-
-
-def _derivable(connection: duckdb.DuckDBPyConnection, db: Database) -> bool:
+def _derivable(found: Mapping[str, pa.Array]) -> bool:
     """Say whether every URL is made of bucket and uuid."""
-    odd = " UNION ALL ".join(
-        f"SELECT 1 FROM {relation} WHERE (series_aws_url = {_url()}) IS NOT TRUE"
-        for relation in _relations(db)
-    )
-    return _one(connection, f"SELECT count(*) FROM ({odd})") == 0
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    given, *parts = (_decoded(pa.chunked_array([found[c]])) for c in (URL, *_OF_URL))
+    return pc.all(pc.equal(given, _urls(*parts)), skip_nulls=False).as_py() is True
 
 
-def _canonical(connection: duckdb.DuckDBPyConnection, values: str) -> bool:
-    """Say whether every uuid comes back from 16 bytes as it is written."""
-    odd = "(TRY_CAST(value AS UUID)::VARCHAR = value) IS NOT TRUE"
-    return _one(connection, f"SELECT count(*) FROM ({values}) WHERE {odd}") == 0
+def _batches(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(names), TOGETHER):
+        yield names[start : start + TOGETHER]
 
 
-def _repeats(connection: duckdb.DuckDBPyConnection, values: str) -> bool:
-    """Say whether a column is worth holding as codes."""
-    distinct = _one(connection, f"SELECT approx_count_distinct(value) FROM ({values})")
-    return isinstance(distinct, int) and 0 < distinct <= CODES
+def _coded(column: pa.Array, name: str) -> pa.Array:
+    """Give codes for texts that repeat, and for the first in the order, always."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_string(column.type) or name in KEYS:
+        return column
+    kinds = {1 << 7: pa.int8(), 1 << 15: pa.int16(), CODES: pa.int32()}
+    if name != ORDER[0] and pc.count_distinct(column).as_py() > CODES:
+        return column
+    coded = column.dictionary_encode()
+    kind = next(k for most, k in kinds.items() if len(coded.dictionary) <= most)
+    return pa.DictionaryArray.from_arrays(coded.indices.cast(kind), coded.dictionary)
 
 
-def _keys(connection: duckdb.DuckDBPyConnection, db: Database) -> bytes:
+def _hashed(table: pa.Table) -> Iterator[bytes]:
     """Give each identifier's hashes in order, followed by their rows."""
-    found = []
+    import numpy as np
+
+    rows = table.num_rows
     for key in KEYS:
-        if key in db.columns:
-            low = (
-                f"(md5_number({quote(key)}::VARCHAR) & 4294967295::UHUGEINT)::UINTEGER"
-            )
-            ordered = connection.sql(
-                f"SELECT {low} AS hash, rowid::UINTEGER AS row FROM derived.series "
-                "ORDER BY 1, 2"
-            ).to_arrow_table()
-            found += [
-                ordered.column(name).combine_chunks().buffers()[1].to_pybytes()
-                for name in ("hash", "row")
-            ]
-    return b"".join(found)
+        if key in table.schema.names:
+            # A piece at a time: a million texts of Python are 100 MB.
+            pieces = (table[key][at : at + _PIECE] for at in range(0, rows, _PIECE))
+            names = (name for piece in pieces for name in piece.to_pylist())
+            hashes = np.fromiter(map(_hash, names), np.uint32, rows)
+            order = np.argsort(hashes, kind="stable").astype(np.uint32)
+            yield hashes[order].tobytes()
+            yield order.tobytes()

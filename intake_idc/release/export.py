@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from intake_idc import display
 from intake_idc.errors import (
     BadCondition,
     IntegrityError,
     MirrorError,
+    ObjectNotFound,
     RequestError,
     StorageError,
     TableNotFound,
@@ -33,33 +35,31 @@ from intake_idc.errors import (
 from intake_idc.release import parquet
 from intake_idc.release.database import memory_database
 from intake_idc.release.objects import ObjectTable
-from intake_idc.release.parquet import Bounds, ExportFile
+from intake_idc.release.parquet import ExportFile
 from intake_idc.release.pruning import All, Among, Filter, parsed
+from intake_idc.release.reading import BUCKET, FileReader, bounds_of
+from intake_idc.release.remembered import Remembered
 from intake_idc.selection import Selection, literal, quote
-from intake_idc.storage import Mirror, each, open_store, resolve_mirror
+from intake_idc.storage import REQUESTS, Mirror, each, open_store, resolve_mirror
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Iterator, Sequence
 
-    import dask.dataframe as dd
     import pyarrow as pa
 
     from intake_idc.manifest import Manifest
 
-__all__ = ["BUCKET", "Export", "ExportFile", "FileReader", "open_export"]
-
-BUCKET = "idc-open-metadata"
-"""The AWS bucket of the export; Google has no public one."""
+__all__ = ["BUCKET", "Export", "ExportFile", "open_export"]
 
 PREFIX = "bigquery_export"
 """Folder of the export in its bucket."""
 
-AT_ONCE = 1 << 20
-"""Bytes of a file's columns up to which the condition does not go first."""
-
 WHOLE = ("instance_size",)
 """Columns of whole numbers that some releases export as text, beside the versions."""
+
+FOOTERS_AT_ONCE = 4 << 20
+"""Bytes of footers that are parsed at once."""
 
 _NAME = re.compile(r"(\d{12})\.parquet")
 _DATASET = re.compile(r"idc_(?:v\d+|current)(?:_clinical)?")
@@ -90,8 +90,8 @@ class Export:
         self.name = name
         self.mirror = mirror
         self.dataset = dataset
-        # Bounds by file, of the columns that conditions have named so far.
-        self._known: dict[str, dict[str, list[Bounds | None]]] = {}
+        place = f"{mirror.root}\n{mirror.endpoint_url}\n{dataset}.{name}"
+        self._remembered = Remembered(place)
 
     @property
     def _identity(self) -> tuple[object, ...]:
@@ -143,6 +143,7 @@ class Export:
             if found:
                 _check_numbers(found, where)
                 return tuple(found)
+        self._probe(root)
         raise self._absent(root)
 
     @property
@@ -164,14 +165,37 @@ class Export:
             )
             raise StorageError(msg, url=where) from error
 
+    def _probe(self, root: str) -> None:
+        """Find out whether an empty listing is one: of a page, obstore makes none.
+
+        Raises
+        ------
+        StorageError
+            The place has something where the first file would be, or does not answer
+            as a store does.
+        """
+        first = f"{self._folders[0]}{self.name}/000000000000.parquet"
+        try:
+            head = open_store(self.mirror, BUCKET).read(first, 0, 64)
+        except ObjectNotFound:
+            return
+        except StorageError as error:
+            found = str(error)
+        else:
+            found = f"it begins with {head.lstrip()[:20]!r}"
+        msg = (
+            f"{root} lists no file of {self.name}, and does not say either that there "
+            f"is none: expected were {first} and on; asked for the first, {found}"
+        )
+        raise StorageError(msg, url=f"{root}/{first}")
+
     def _absent(self, root: str) -> TableNotFound:
-        tables: dict[str, None] = {}
+        tables: tuple[str, ...] = ()
         store = open_store(self.mirror, BUCKET)
         for folder in self._folders:
-            try:
-                tables.update(dict.fromkeys(store.folders(folder)))
-            except StorageError:
-                continue
+            # Where the folder cannot be listed, or is not there, the next may be.
+            with suppress(StorageError):
+                tables = tables or store.folders(folder)
         near = nearest(self.name, tables)
         kin = [n for n in tables if "pivot" in n and "pivot" in self.name]
         if kin:
@@ -206,7 +230,7 @@ class Export:
         import pyarrow as pa
 
         return pa.schema(
-            [field.with_type(_type(field)) for field in self._first.schema()]
+            [field.with_type(_type(field)) for field in self._first.schema]
         )
 
     # Asking.
@@ -282,7 +306,7 @@ class Export:
         *,
         partition_bytes: int | str = "64 MiB",
         prune: bool = False,
-    ) -> dd.DataFrame:
+    ) -> Any:
         """Give a Dask data frame with Arrow types; see `query` for the arguments.
 
         The files are listed and one footer is read at once, and nothing else before
@@ -306,7 +330,9 @@ class Export:
         if prune:
             names = list(reader.asked)
             for file, footer in zip(self.files, self._footers(), strict=True):
-                self._keep(file, _bounds(footer, names, reader.schema_asked))
+                bounds = bounds_of(footer, names, reader.schema_asked)
+                self._remembered.learn(file, bounds, self.files)
+            self._remembered.keep()
         files = [file for file in self.files if self._may_hold(file, reader)]
         name = f"{self.dataset}-{self.name}"
         return lazy.file_frame(reader, files or self.files[:1], partition_bytes, name)
@@ -340,9 +366,7 @@ class Export:
         present = {name.lower() for name in self.schema.names}
         named += [name for name in lacking if name.lower() in present]
         uuids = pa.array(sorted(set(manifest.uuids)), pa.string())
-        reader = replace(
-            self._reader(None, named), members=("crdc_series_uuid", uuids)
-        )
+        reader = replace(self._reader(None, named), members=("crdc_series_uuid", uuids))
         tests: list[Filter] = [Among("crdc_series_uuid", tuple(uuids.to_pylist()))]
         watched = ["crdc_series_uuid"]
         if "collection_id" in manifest.columns and "collection_id" in present:
@@ -394,12 +418,14 @@ class Export:
             columns = [columns]
         named = self.schema.names if columns is None else columns
         kept = self._fields(dict.fromkeys(map(self._column, named)))
-        sql, asked, found = None, [], All()
+        sql: str | None = None
+        asked: list[str] = []
+        found: Filter = All()
         if condition is not None:
             sql = self._sql(condition)
-            asked, found = parsed(
-                sql, self.name, self.schema.names, memory_database()
-            )
+            asked, found = parsed(sql, self.name, self.schema.names, memory_database())
+            # A condition of no column still asks how many rows there are.
+            asked = asked or self.schema.names[:1]
         reader = FileReader(
             mirror=self.mirror,
             name=self.name,
@@ -411,8 +437,20 @@ class Export:
             tail=_tail(self._first),
         )
         if sql is not None:
-            reader.positions(reader.schema_asked.empty_table())
+            self._check_condition(reader)
         return reader
+
+    def _check_condition(self, reader: FileReader) -> None:
+        """Try the condition on no row, before anything is read for it."""
+        try:
+            reader.positions(reader.schema_asked.empty_table())
+        except BadCondition as error:
+            unknown = re.search(r'column "([^"]+)" not found', str(error))
+            if unknown is None:
+                raise
+            msg = f"{self.name} of {self.dataset} has no column {unknown[1]!r}"
+            near = nearest(unknown[1], self.schema.names)
+            raise BadCondition(msg + near, condition=reader.sql) from error
 
     def _sql(self, condition: str | Mapping[str, Any]) -> str:
         if not isinstance(condition, Mapping):
@@ -437,21 +475,20 @@ class Export:
 
     def _read(self, reader: FileReader) -> Iterator[pa.Table]:
         wanted = [file for file in self.files if self._may_hold(file, reader)]
-        for file, found in zip(wanted, each(reader.read, wanted), strict=True):
-            self._keep(file, found.bounds)
-            yield found.table
-
-    def _keep(
-        self, file: ExportFile, bounds: Mapping[str, list[Bounds | None]]
-    ) -> None:
-        self._known.setdefault(file.key, {}).update(bounds)
+        read = each(reader.read, wanted, _ahead(reader.tail))
+        try:
+            for file, found in zip(wanted, read, strict=True):
+                self._remembered.learn(file, found.bounds, self.files)
+                yield found.table
+        finally:
+            self._remembered.keep()
 
     def _may_hold(self, file: ExportFile, reader: FileReader) -> bool:
         """Whether a file may hold a row, by what is known of it so far."""
-        known = self._known.get(file.key)
-        if not known or not reader.asked:
+        if not reader.asked:
             return True
-        return bool(reader.groups(known))
+        known = self._remembered.of(file, self.files)
+        return not known or bool(reader.groups(known))
 
     def _footers(self) -> Iterator[parquet.Footer]:
         """Read the footer of every file, many at once."""
@@ -459,162 +496,7 @@ class Export:
         read = partial(
             parquet.read_footer, mirror=self.mirror, bucket=BUCKET, tail=tail
         )
-        return each(read, self.files)
-
-
-class Found(NamedTuple):
-    """What came of one file."""
-
-    table: pa.Table
-    """The rows."""
-    bounds: dict[str, list[Bounds | None]]
-    """Bounds of the columns that the condition names."""
-
-
-@dataclass(frozen=True)
-class FileReader:
-    """How each file of a table is read: plain values, which travel to workers."""
-
-    mirror: Mirror
-    """Where the files lie."""
-    name: str
-    """Name of the table, by which a condition may call it."""
-    schema: pa.Schema
-    """Columns that are given, and their types."""
-    schema_asked: pa.Schema
-    """Columns that the condition names, and their types."""
-    sql: str | None = None
-    """The condition."""
-    asked: tuple[str, ...] = ()
-    """Columns that the condition names."""
-    filter: Filter = All()
-    """What the bounds of a row group must allow."""
-    members: tuple[str, pa.Array] | None = None
-    """A column, and the values of it that are wanted."""
-    tail: int = parquet.FIRST_TAIL
-    """Bytes that a footer probably takes."""
-
-    def __dask_tokenize__(self) -> tuple[object, ...]:
-        members = self.members and (self.members[0], self.members[1].to_pylist())
-        return "intake_idc.FileReader", self.mirror, str(self.schema), self.sql, members
-
-    def narrowed(self, columns: Sequence[str]) -> FileReader:
-        """Give the same reader with fewer columns."""
-        import pyarrow as pa
-
-        return replace(self, schema=pa.schema([self.schema.field(c) for c in columns]))
-
-    def read(self, file: ExportFile) -> Found:
-        """Read what is wanted of one file.
-
-        Raises
-        ------
-        IntegrityError
-            It is damaged, lacks a column, or holds what its column cannot hold.
-        StorageError
-            It cannot be read.
-        """
-        footer = parquet.read_footer(file, self.mirror, BUCKET, self.tail)
-        first = [*self.asked, *(self.members[:1] if self.members else ())]
-        _check_columns([*self.schema.names, *first], footer.schema(), file)
-        bounds = _bounds(footer, self.asked, self.schema_asked)
-        groups = (
-            self.groups(bounds) if bounds else range(footer.metadata.num_row_groups)
-        )
-        empty = self.schema.empty_table()
-        if not len(groups):
-            return Found(empty, bounds)
-        return Found(self._rows(file, footer, groups, first), bounds)
-
-    def _rows(
-        self,
-        file: ExportFile,
-        footer: parquet.Footer,
-        groups: Sequence[int],
-        first: list[str],
-    ) -> pa.Table:
-        """Read the rows of some row groups, the columns of the condition first."""
-
-        def columns(names: Iterable[str]) -> pa.Table:
-            wanted = list(dict.fromkeys(names))
-            return parquet.read_columns(
-                file, self.mirror, BUCKET, footer, groups, wanted
-            )
-
-        if self.sql is None and self.members is None:
-            return _ironed(columns(self.schema.names), self.schema, file)
-        rest = [name for name in self.schema.names if name not in first]
-        every = parquet.columns_size(file, footer, groups, [*first, *rest])
-        at_once = every <= AT_ONCE
-        held = columns([*first, *rest] if at_once else first)
-        kept = self._wanted(held, file)
-        if not len(kept):
-            return self.schema.empty_table()
-        found = _ironed(held.take(kept), self._part(held), file)
-        if rest and not at_once:
-            more = columns(rest).take(kept)
-            for name in more.column_names:
-                found = found.append_column(name, more.column(name))
-        return _ironed(found, self.schema, file)
-
-    def _part(self, held: pa.Table) -> pa.Schema:
-        """Give the columns of the result that are already read, as they shall be."""
-        import pyarrow as pa
-
-        there = {name.lower() for name in held.column_names}
-        return pa.schema([f for f in self.schema if f.name.lower() in there])
-
-    def _wanted(self, held: pa.Table, file: ExportFile) -> pa.Array:
-        """Give the positions of the rows that are wanted."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        if self.members is not None:
-            name, values = self.members
-            place = [n.lower() for n in held.column_names].index(name.lower())
-            column = held.column(place)
-            if column.type != values.type:
-                column = column.cast(values.type)
-            return pc.indices_nonzero(pc.is_in(column, value_set=values))
-        asked = _ironed(held, self.schema_asked, file)
-        if not asked.num_columns:
-            # The condition names no column: it holds for every row, or for none.
-            asked = pa.table({"position": pa.nulls(held.num_rows, pa.int8())})
-        return self.positions(asked)
-
-    def positions(self, table: pa.Table) -> pa.Array:
-        """Give the positions of the rows that fulfil the condition.
-
-        Raises
-        ------
-        BadCondition
-            It does not fit the table.
-        """
-        import pyarrow as pa
-
-        position = "position of the row"
-        numbers = pa.array(range(table.num_rows), pa.int64())
-        numbered = table.append_column(position, numbers)
-        sql = (
-            f"SELECT {quote(position)} FROM {quote(self.name)} "
-            f"WHERE (\n{self.sql}\n) ORDER BY 1"
-        )
-        try:
-            found = memory_database().arrow(sql, (), {self.name: numbered})
-        except StorageError as error:
-            reason = str(error.__cause__).split("\n\n", maxsplit=1)[0].strip()
-            msg = f"the condition {self.sql!r} does not fit {self.name}: {reason}"
-            raise BadCondition(msg, condition=self.sql) from error.__cause__
-        return found.column(0).combine_chunks()
-
-    def groups(self, bounds: Mapping[str, Sequence[Bounds | None]]) -> list[int]:
-        """Give the row groups that may hold a row."""
-        count = max((len(found) for found in bounds.values()), default=0)
-        return [
-            group
-            for group in range(count)
-            if self.filter.may_hold({name: b[group] for name, b in bounds.items()})
-        ]
+        return each(read, self.files, _ahead(tail))
 
 
 def open_export(
@@ -694,13 +576,18 @@ def _number(idc_version: int | str) -> int:
     return idc_version
 
 
+def _ahead(tail: int) -> int:
+    """Give how many files are read at once: a wide footer takes 10 MB parsed."""
+    return max(4, min(REQUESTS, FOOTERS_AT_ONCE // tail))
+
+
 def _tail(footer: parquet.Footer) -> int:
     """Give the bytes that the footers of the other files probably take."""
     return footer.length * 5 // 4 + 4096
 
 
 def _check_numbers(files: Sequence[ExportFile], where: str) -> None:
-    """Refuse a listing with a hole in it: nothing else says how many files there are."""
+    """Refuse a listing with a hole: nothing else says how many files there are."""
     for number, file in enumerate(files):
         expected = f"{number:012d}.parquet"
         if not _NAME.fullmatch(file.name):
@@ -724,73 +611,3 @@ def _type(field: pa.Field) -> pa.DataType:
     if whole and (text or pa.types.is_integer(field.type)):
         return pa.int64()
     return pa.string() if text else field.type
-
-
-def _check_columns(
-    names: Iterable[str], schema: pa.Schema, file: ExportFile
-) -> None:
-    there = {name.lower() for name in schema.names}
-    for name in names:
-        if name.lower() not in there:
-            msg = (
-                f"{file.url} has no column {name!r}, which the first file of the table "
-                "has; these are not files of one export"
-            )
-            raise IntegrityError(msg, url=file.url, column=name)
-
-
-def _bounds(
-    footer: parquet.Footer, names: Iterable[str], schema: pa.Schema
-) -> dict[str, list[Bounds | None]]:
-    """Give the bounds of columns that have the type in the file that they shall have.
-
-    Of a number that is exported as text the bounds are those of texts.
-    """
-    own = {field.name.lower(): field.type for field in footer.schema()}
-    kinds = {name: schema.field(name).type for name in names}
-    same = [n for n, kind in kinds.items() if _alike(own.get(n.lower()), kind)]
-    return footer.bounds(same)
-
-
-def _alike(one: pa.DataType | None, other: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    if one is None:
-        return False
-    texts = pa.string(), pa.large_string()
-    whole = pa.types.is_integer(one) and pa.types.is_integer(other)
-    return one == other or whole or (one in texts and other in texts)
-
-
-def _ironed(table: pa.Table, schema: pa.Schema, file: ExportFile) -> pa.Table:
-    """Give a table the columns, spelling and types that it shall have."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    places = {name.lower(): i for i, name in enumerate(table.column_names)}
-    columns = []
-    for field in schema:
-        column = table.column(places[field.name.lower()])
-        if column.type != field.type:
-            text = pa.types.is_string(column.type) or pa.types.is_large_string(
-                column.type
-            )
-            if text and pa.types.is_integer(field.type):
-                trimmed = pc.utf8_trim_whitespace(column)
-                nothing = pa.scalar(None, trimmed.type)
-                column = pc.if_else(pc.equal(trimmed, ""), nothing, trimmed)
-            try:
-                column = column.cast(field.type)
-            except pa.ArrowException as error:
-                msg = (
-                    f"{file.url}: the column {field.name} does not hold {field.type}: "
-                    f"{error}"
-                )
-                raise IntegrityError(msg, url=file.url, column=field.name) from error
-        columns.append(column)
-    if not columns:
-        # Rows without columns still count.
-        return table.select([])
-    return pa.Table.from_arrays(columns, schema=schema)
-
-

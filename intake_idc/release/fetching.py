@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from intake_idc import cache
 from intake_idc.credentials import refuse_in_url
 from intake_idc.errors import IntegrityError, StorageError, TableNotFound
+from intake_idc.files import beside
 from intake_idc.release import generations
 from intake_idc.release.facts import published_wheels
 
@@ -227,16 +228,16 @@ def _unpack(wheel: Path) -> Path:
                     continue
                 names.append(found[1])
                 with (
-                    _beside(folder / found[1]) as part,
+                    beside(folder / found[1]) as part,
                     part.open("wb") as file,
                     archive.open(member) as source,
                 ):
                     shutil.copyfileobj(source, file, 1 << 20)
         if "idc_index.csv.zip" in names:
-            with _beside(folder / "idc_index.parquet") as part:
+            with beside(folder / "idc_index.parquet") as part:
                 generations.csv_to_parquet(folder / "idc_index.csv.zip", part)
             names.append("idc_index.parquet")
-        with _beside(done) as part:
+        with beside(done) as part:
             part.write_text("\n".join(names))
     return folder
 
@@ -250,7 +251,7 @@ def converted(folder: Path) -> Path | None:
     target = root / "unpacked" / f"csv-{cache.sha256(archive)[:16]}"
     target.mkdir(parents=True, exist_ok=True)
     if not (target / "idc_index.parquet").exists():
-        with _beside(target / "idc_index.parquet") as part:
+        with beside(target / "idc_index.parquet") as part:
             generations.csv_to_parquet(archive, part)
     return target
 
@@ -285,7 +286,7 @@ def fetch_table(version: str, table: str) -> Path:
     for number, place in enumerate([*own, *PUBLISHED]):
         url = f"{place.format(version=version).rstrip('/')}/{table}.parquet"
         try:
-            with _reading(url), _beside(target) as part:
+            with _reading(url), beside(target) as part:
                 import fsspec
 
                 filesystem, path = fsspec.url_to_fs(url)
@@ -323,7 +324,7 @@ def fetch_folder(url: str, digests: tuple[tuple[str, str], ...]) -> Path:
         filesystem, base = fsspec.url_to_fs(url)
         for table in REMOTE_TABLES:
             path = f"{base.rstrip('/')}/{table}.parquet"
-            with suppress(FileNotFoundError), _beside(folder / f"{table}.parquet") as p:
+            with suppress(FileNotFoundError), beside(folder / f"{table}.parquet") as p:
                 _get(filesystem, path, p, expected=known.get(f"{table}.parquet"))
     return folder
 
@@ -372,18 +373,6 @@ def _check_footer(path: Path, url: str) -> None:
             return
     msg = f"{url} is not a whole Parquet file: {reason}"
     raise IntegrityError(msg, url=url)
-
-
-@contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """Give a file beside a target, which takes its place when it is whole."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        yield part
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager

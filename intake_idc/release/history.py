@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from intake_idc import display
+from intake_idc.arrow import integers, texts
 from intake_idc.errors import TableNotFound, UnknownValue
 from intake_idc.release.facts import exceptions
 from intake_idc.release.rows import MANIFEST_COLUMNS
@@ -182,9 +183,8 @@ def runs(versions: Iterable[int]) -> list[tuple[int, int]]:
 def _asked(values: Sequence[str]) -> dict[str, pa.Table]:
     import pyarrow as pa
 
-    positions = pa.array(range(len(values)), pa.int64())
-    names = pa.array(values, pa.string())
-    return {"asked": pa.table({"position": positions, "name": names})}
+    positions = integers(range(len(values)))
+    return {"asked": pa.table({"position": positions, "name": texts(values)})}
 
 
 def widest(release: Release) -> Database:
@@ -227,7 +227,7 @@ def with_others(
         return found
     others = release.resolve(uuids)
     places = [positions[i] for i in others.column("position").to_pylist()]
-    others = others.set_column(0, "position", pa.array(places, pa.int64()))
+    others = others.set_column(0, "position", integers(places))
     others = others.select(found.column_names).cast(found.schema)
     return pa.concat_tables([found, others]).sort_by("position")
 
@@ -241,9 +241,8 @@ def today(release: Release, table: pa.Table) -> pa.Table:
     later = _later(release)
     if later is None or not table.num_rows:
         return table
-    import pyarrow as pa
 
-    number = pa.array(range(table.num_rows), pa.int64())
+    number = integers(range(table.num_rows))
     found = later.arrow(
         "SELECT given.* EXCLUDE (number) REPLACE ("
         "coalesce(now.aws_bucket, given.aws_bucket) AS aws_bucket) FROM given "

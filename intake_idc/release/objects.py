@@ -226,7 +226,9 @@ class ObjectTable:
             "aws_bucket": pa.array(columns["bucket"], text),
             "key": pa.array(columns["key"], text),
         }
-        return pa.table({n: column for n, column in found.items() if column is not None})
+        return pa.table(
+            {n: column for n, column in found.items() if column is not None}
+        )
 
     def attach(self, manifest: Manifest) -> Manifest:
         """Give a manifest whose rows carry their objects.
@@ -259,8 +261,10 @@ def _one(table: pa.Table, name: str) -> pa.Array:
     column = table.column(name)
     if column.num_chunks == 1:
         return column.chunk(0)
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array(
-        [], column.type
+    return (
+        pa.concat_arrays(column.chunks)
+        if column.num_chunks
+        else pa.array([], column.type)
     )
 
 

@@ -6,10 +6,11 @@ needed, those that lie close together at once. Nothing here knows what the rows 
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from intake_idc.errors import IntegrityError, WrongSize
@@ -23,7 +24,14 @@ if TYPE_CHECKING:
 
     from intake_idc.storage import Mirror
 
-__all__ = ["Bounds", "ExportFile", "Footer", "columns_size", "read_columns", "read_footer"]
+__all__ = [
+    "Bounds",
+    "ExportFile",
+    "Footer",
+    "columns_size",
+    "read_columns",
+    "read_footer",
+]
 
 FIRST_TAIL = 64 << 10
 """Bytes that are read from the end of a file whose footer's length is not known."""
@@ -77,8 +85,9 @@ class Footer:
     length: int
     """Bytes that it takes, its frame included."""
 
+    @cached_property
     def schema(self) -> pa.Schema:
-        """Give the columns and their Arrow types, without remarks of the writer."""
+        """The columns and their Arrow types, without remarks of the writer."""
         found: pa.Schema = self.metadata.schema.to_arrow_schema()
         return found.remove_metadata()
 
@@ -92,7 +101,7 @@ class Footer:
         places = {}
         for i in range(self.metadata.num_columns):
             column = self.metadata.schema.column(i)
-            if column.path in (column.name,) and column.name.lower() in wanted:
+            if column.path == column.name and column.name.lower() in wanted:
                 places[wanted[column.name.lower()]] = i
         found: dict[str, list[Bounds | None]] = {name: [] for name in places}
         for group in range(self.metadata.num_row_groups):
@@ -115,7 +124,7 @@ def _bounds(chunk: pq.ColumnChunkMetaData, rows: int) -> Bounds | None:
             # A text that was cut within a character, or a date beyond Python's.
             low = high = None
         plain = {type(low), type(high)}
-        if plain not in ({str}, {int}, {datetime.date}):
+        if plain not in ({str}, {int}, {dt.date}):
             low = high = None
     return Bounds(low, high, nulls, rows)
 
@@ -244,7 +253,7 @@ def read_columns(
     from pyarrow import parquet as pq
 
     wanted = {name.lower() for name in names}
-    schema = footer.schema()
+    schema = footer.schema
     columns = [name for name in schema.names if name.lower() in wanted]
     store = open_store(mirror, bucket)
     pieces = {
@@ -266,7 +275,7 @@ def columns_size(
 ) -> int:
     """Give the bytes that columns of some row groups take in a file."""
     wanted = {name.lower() for name in names}
-    columns = {n for n in footer.schema().names if n.lower() in wanted}
+    columns = {n for n in footer.schema.names if n.lower() in wanted}
     return sum(b - a for a, b in _chunks(footer.metadata, groups, columns, file))
 
 

@@ -7,7 +7,7 @@ where no row of it can fulfil the condition, whatever the condition is.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import re
 from bisect import bisect_left
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from intake_idc.release.database import Database
     from intake_idc.release.parquet import Bounds
+
+Value = str | int | dt.date
 
 __all__ = ["All", "Among", "Compare", "Either", "Filter", "parsed"]
 
@@ -97,7 +99,7 @@ def _as(value: Any, bound: Any) -> Any:
     """Give a value in the kind of a bound, or None where they do not compare."""
     if value is None or bound is None or type(value) is type(bound):
         return None if bound is None else value
-    if isinstance(bound, datetime.date) and isinstance(value, str):
+    if isinstance(bound, dt.date) and isinstance(value, str):
         return _date(value)
     return None
 
@@ -186,78 +188,79 @@ def _test(
     node: Mapping[str, Any], column: Callable[[Mapping[str, Any]], str | None]
 ) -> Filter:
     """Turn a node of DuckDB's tree into a test; what is not understood holds."""
+    found: Filter | None = None
     match node.get("type"):
         case "CONJUNCTION_AND":
-            return All(tuple(_test(child, column) for child in node["children"]))
+            found = All(tuple(_test(child, column) for child in node["children"]))
         case "CONJUNCTION_OR":
-            return Either(tuple(_test(child, column) for child in node["children"]))
-        case str(kind) if kind in _FLIPPED:
-            name, other = column(node["left"]), node["right"]
-            if name is None:
-                name, other = column(node["right"]), node["left"]
-                kind = _FLIPPED[kind]
-            value = _constant(other)
-            if name is None or value is None:
-                return All()
-            # A bound that is itself left out may stay: it prunes a little less.
-            below = kind in ("COMPARE_LESSTHAN", "COMPARE_LESSTHANOREQUALTO")
-            above = kind in ("COMPARE_GREATERTHAN", "COMPARE_GREATERTHANOREQUALTO")
-            return Compare(name, None if below else value, None if above else value)
+            found = Either(tuple(_test(child, column) for child in node["children"]))
         case "COMPARE_IN":
-            name = column(node["children"][0])
-            values = [_constant(child) for child in node["children"][1:]]
-            if name is None or None in values:
-                return All()
-            if all(isinstance(value, str) for value in values):
-                texts = tuple(sorted(str(value) for value in values))
-                # Where the column is one of dates, the texts are meant as dates.
-                dated = all(_date(text) for text in texts)
-                between = (Compare(name, texts[0], texts[-1]),) if dated else ()
-                return All((Among(name, texts), *between))
-            return Either(tuple(Compare(name, value, value) for value in values))
+            first, *others = node["children"]
+            found = _among(column(first), [_constant(child) for child in others])
         case "COMPARE_BETWEEN":
             name = column(node["input"])
             low, high = _constant(node["lower"]), _constant(node["upper"])
-            if name is None or low is None or high is None:
-                return All()
-            return Compare(name, low, high)
-        case _:
-            return All()
+            if name is not None and low is not None and high is not None:
+                found = Compare(name, low, high)
+        case str(kind) if kind in _FLIPPED:
+            left, right = node["left"], node["right"]
+            name = column(left)
+            if name is not None:
+                found = _compared(name, kind, _constant(right))
+            else:
+                found = _compared(column(right), _FLIPPED[kind], _constant(left))
+    return All() if found is None else found
 
 
-def _constant(node: Mapping[str, Any]) -> str | int | datetime.date | None:
+def _compared(name: str | None, kind: str, value: Value | None) -> Filter | None:
+    if name is None or value is None:
+        return None
+    # A bound that is itself left out may stay: it prunes a little less.
+    below = kind in ("COMPARE_LESSTHAN", "COMPARE_LESSTHANOREQUALTO")
+    above = kind in ("COMPARE_GREATERTHAN", "COMPARE_GREATERTHANOREQUALTO")
+    return Compare(name, None if below else value, None if above else value)
+
+
+def _among(name: str | None, values: list[Value | None]) -> Filter | None:
+    if name is None or None in values:
+        return None
+    if not all(isinstance(value, str) for value in values):
+        return Either(tuple(Compare(name, value, value) for value in values))
+    texts = tuple(sorted(str(value) for value in values))
+    # Where the column is one of dates, the texts are meant as dates.
+    dated = all(_date(text) for text in texts)
+    between = (Compare(name, texts[0], texts[-1]),) if dated else ()
+    return All((Among(name, texts), *between))
+
+
+def _constant(node: Mapping[str, Any]) -> Value | None:
     """Give a text, a whole number or a date that is written out, else None."""
-    if node.get("class") == "CAST":
-        kind = node.get("cast_type", {}).get("id") or node.get("type_expr", {}).get(
-            "type_name"
-        )
-        text = _constant(node.get("child", {}))
-        if str(kind).upper() != "DATE" or not isinstance(text, str):
-            return None
-        return _date(text)
-    if node.get("class") != "CONSTANT":
-        return None
-    if "literal" in node:
-        # DuckDB 2.
-        kind, text = node["literal"].get("kind"), node["literal"].get("text")
-        if kind == "STRING" and isinstance(text, str):
-            return text
-        whole = kind == "INTEGER" and re.fullmatch(r"-?\d+", str(text))
-        return int(text) if whole else None
-    value = node.get("value", {})
-    if value.get("is_null"):
-        return None
-    found, kind = value.get("value"), value.get("type", {}).get("id")
-    if kind == "VARCHAR" and isinstance(found, str):
-        return found
-    plain = isinstance(found, int) and not isinstance(found, bool)
-    return found if plain and kind in ("INTEGER", "BIGINT") else None
+    match node.get("class"):
+        case "CAST":
+            kind = node.get("cast_type", {}).get("id")
+            kind = kind or node.get("type_expr", {}).get("type_name")
+            text = _constant(node.get("child", {}))
+            dated = str(kind).upper() == "DATE" and isinstance(text, str)
+            return _date(str(text)) if dated else None
+        case "CONSTANT" if "literal" in node:
+            # DuckDB 2.
+            kind, text = node["literal"].get("kind"), str(node["literal"].get("text"))
+            if kind == "INTEGER":
+                return int(text) if re.fullmatch(r"-?\d+", text) else None
+            return text if kind == "STRING" else None
+        case "CONSTANT":
+            value = node.get("value", {})
+            kind, found = value.get("type", {}).get("id"), value.get("value")
+            if kind in ("INTEGER", "BIGINT"):
+                return int(found) if str(found).lstrip("-").isdigit() else None
+            return str(found) if kind == "VARCHAR" and found is not None else None
+    return None
 
 
-def _date(text: str) -> datetime.date | None:
+def _date(text: str) -> dt.date | None:
     if not re.fullmatch(r"\d{4}-\d\d-\d\d", text):
         return None
     try:
-        return datetime.date.fromisoformat(text)
+        return dt.date.fromisoformat(text)
     except ValueError:
         return None

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from intake_idc.arrow import integers
 from intake_idc.errors import BadCondition, StorageError, UnknownColumn, nearest
 from intake_idc.release import sources
 from intake_idc.release.database import memory_database
@@ -96,36 +97,19 @@ class Rows(ABC):
     def _database(self) -> Database: ...
 
     @abstractmethod
-    def _sql(
-        self, columns: Collection[str] | None, positions: Sequence[int] | None = None
-    ) -> str:
-        """Give SQL that yields the rows with at least these columns (None: all).
+    def _sql(self, columns: Collection[str] | None) -> str:
+        """Give SQL that yields the rows with at least these columns (None: all)."""
 
-        ``positions`` are the only rows that can matter; see `_positions`.
-        """
-
-    def _positions(self, column: str, values: Sequence[Any]) -> Sequence[int] | None:
-        """Give the rows that may hold one of the values; None is any."""
-        del column, values
-        return None
-
-    def _within(self, selection: Selection) -> Sequence[int] | None:
-        """Give the rows that may be selected, where an identifier tells."""
-        for condition in selection.conditions:
-            if not condition.patterns and not condition.null:
-                found = self._positions(condition.column, condition.values)
-                if found is not None:
-                    return found
+    def _quick(
+        self, columns: Sequence[str], selection: Selection, *, strict: bool
+    ) -> pa.Table | None:
+        """Give columns of the selected rows without SQL, where that is sooner."""
+        del columns, selection, strict
         return None
 
     @property
     def _order(self) -> Sequence[str]:
         return [column for column in ORDER if column in self.columns]
-
-    @property
-    def _in_order(self) -> bool:
-        """Whether the rows are those of one table that is in their order."""
-        return False
 
     @property
     def _registered(self) -> Mapping[str, pa.Table]:
@@ -162,9 +146,8 @@ class Rows(ABC):
         check_columns([column], self.columns)
         quoted = quote(column)
         parameters: list[Any] = []
-        rows = self._sql([column], self._positions(column, values))
         found = self._rows(
-            f"SELECT DISTINCT {quoted} FROM ({rows}) "
+            f"SELECT DISTINCT {quoted} FROM ({self._sql([column])}) "
             f"WHERE {quoted} IN {any_of(values, parameters)}",
             parameters,
         )
@@ -240,6 +223,11 @@ class Rows(ABC):
         """
 
         def ask(*, strict: bool) -> list[tuple[Any, ...]]:
+            quick = None
+            if not distinct:
+                quick = self._quick(columns, selection, strict=strict)
+            if quick is not None:
+                return list(zip(*(quick[c].to_pylist() for c in columns), strict=True))
             sql, parameters = self._select(
                 columns, selection, distinct=distinct, strict=strict
             )
@@ -256,11 +244,13 @@ class Rows(ABC):
         strict: bool = True,
     ) -> pa.Table:
         """Give columns of the selected series as an Arrow table (None: all)."""
+        names = list(columns or self.columns)
 
         def ask(*, strict: bool) -> pa.Table:
-            sql, parameters = self._select(
-                columns or list(self.columns), selection, strict=strict
-            )
+            quick = self._quick(names, selection, strict=strict)
+            if quick is not None:
+                return quick
+            sql, parameters = self._select(names, selection, strict=strict)
             with self._blame(selection):
                 return self._database.arrow(sql, parameters, self._registered)
 
@@ -284,7 +274,7 @@ class Rows(ABC):
         used = used_columns([*group, *columns], selection)
         sql = (
             f"SELECT {', '.join([*map(quote, group), expressions])} "
-            f"FROM ({self._sql(used, self._within(selection))}) AS idc_index "
+            f"FROM ({self._sql(used)}) AS idc_index "
             f"WHERE {condition}"
         )
         if group:
@@ -328,12 +318,10 @@ class Rows(ABC):
         used = used_columns([*columns, *order], selection)
         sql = (
             f"SELECT {'DISTINCT ' if distinct else ''}{listed} "
-            f"FROM ({self._sql(used, self._within(selection))}) AS idc_index "
-            f"WHERE {condition}"
+            f"FROM ({self._sql(used)}) AS idc_index "
+            f"WHERE {condition} "
+            f"ORDER BY {', '.join(map(quote, order))}"
         )
-        # Comparing keeps the order of a table; looking up in a list does not.
-        if distinct or not (self._in_order and selection.compares):
-            sql += f" ORDER BY {', '.join(map(quote, order))}"
         return sql, parameters
 
     def _compiled(self, selection: Selection, *, strict: bool) -> tuple[str, list[Any]]:
@@ -456,10 +444,8 @@ class FixedRows(Rows):
 
     @functools.cached_property
     def _registered(self) -> Mapping[str, pa.Table]:
-        import pyarrow as pa
-
         table = self.manifest_rows.table
-        position = pa.array(range(len(self.manifest_rows)), pa.int64())
+        position = integers(range(len(self.manifest_rows)))
         return {"manifest_rows": table.append_column("position", position)}
 
     def __eq__(self, other: object) -> bool:

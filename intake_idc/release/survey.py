@@ -92,7 +92,9 @@ def survey(tables: Tables) -> tuple[ReleaseInfo, ...]:
     tally = whole.get(newest, _Tally())
     # What no package is recorded of is taken as the tables say it.
     known = newest in published()
-    infos = [_info(db, newest, tally, _sureness(newest, 0, tally) if known else "exact")]
+    infos = [
+        _info(db, newest, tally, _sureness(newest, 0, tally) if known else "exact")
+    ]
     if "series_revised_idc_version" not in db.columns or not tables.has(
         "prior_versions_index"
     ):

@@ -47,7 +47,7 @@ class Store(Protocol):
     def list(self, prefix: str) -> list[Stored]:
         """List the objects below a prefix, in order of their keys."""
 
-    def folders(self, prefix: str) -> list[str]:
+    def folders(self, prefix: str) -> tuple[str, ...]:
         """Give the names of the folders right below a prefix, sorted."""
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -140,12 +140,13 @@ class _Obstore:
             ]
         return sorted(found, key=lambda stored: stored.key)
 
-    def folders(self, prefix: str) -> list[str]:
+    def folders(self, prefix: str) -> tuple[str, ...]:
         import obstore
 
         with _translated(f"{self._root}/{prefix}"):
             found = obstore.list_with_delimiter(self._store, prefix or None)
-        return sorted(name.rsplit("/", 1)[-1] for name in found["common_prefixes"])
+        names = (name.rsplit("/", 1)[-1] for name in found["common_prefixes"])
+        return tuple(sorted(names))
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
         import obstore
@@ -190,12 +191,12 @@ class _Fsspec:
             key=lambda stored: stored.key,
         )
 
-    def folders(self, prefix: str) -> list[str]:
+    def folders(self, prefix: str) -> tuple[str, ...]:
         folder = f"{self._root}/{prefix}".rstrip("/")
         with _translated(f"{self._root}/{prefix}"):
             found = self._filesystem.ls(folder, detail=True)
         names = [info["name"] for info in found if info["type"] == "directory"]
-        return sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in names)
+        return tuple(sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in names))
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
         path = f"{self._root}/{key}"

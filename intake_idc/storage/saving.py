@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from typing import TYPE_CHECKING
 
 from intake_idc.errors import WrongSize
+from intake_idc.files import beside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -42,11 +41,8 @@ def save(
     WrongSize
         More or fewer bytes came.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A short name of its own, so that a long one of the object still fits.
-    part = path.with_name(f".idc-{os.getpid()}-{secrets.token_hex(8)}.part")
     written = 0
-    try:
+    with beside(path) as part:
         with part.open("xb") as file:
             for chunk in chunks:
                 written += len(chunk)
@@ -57,6 +53,3 @@ def save(
         if written != size:
             msg = f"{url}: got {written} bytes or more, listed were {size}"
             raise WrongSize(msg, url=url, got=written, expected=size)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

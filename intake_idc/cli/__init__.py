@@ -1,0 +1,97 @@
+"""The command ``intake-idc``.
+
+It ends with 0 when all that was asked is done, 2 when it was asked wrongly, 3 when
+a manifest or a plan is refused, 4 when something is missing, 5 when something is
+not what it should be or would not stay what it is, and 130 when it was interrupted.
+
+A room for each family of commands; what they share is in ``options`` and ``output``.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from intake_idc._version import __version__
+from intake_idc.cli import caches, cohorts, copies, exports, locks, releases, tables
+from intake_idc.errors import EmptySelection, IDCError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["command", "main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; an error of this package is one line and an exit code.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The words after ``intake-idc``; by default those of the process.
+    """
+    try:
+        command.main(arguments, prog_name="intake-idc", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; run it again to go on", err=True)
+        sys.exit(130)
+    except EmptySelection as error:
+        hint = " (here: --all)" if "all()" in error.message else ""
+        click.echo(f"intake-idc: {error}{hint}", err=True)
+        sys.exit(error.exit_code)
+    except IDCError as error:
+        click.echo(f"intake-idc: {error}", err=True)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        click.echo(f"intake-idc: {error}", err=True)
+        sys.exit(4)
+
+
+@click.group(
+    name="intake-idc", context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(__version__, prog_name="intake-idc")
+def command() -> None:
+    """Reach the NCI Imaging Data Commons: releases, cohorts, verified copies.
+
+    A cohort is named by FILTERS, each COLUMN=VALUE: several values are divided by
+    commas (any of them), several filters all hold, COLUMN=~TEXT is a regular
+    expression, COLUMN= is null. The first may be the path of an s5cmd manifest
+    (.s5cmd, .s5cmd.gz) or of a lock (.lock.json), whose series are then filtered.
+
+    \b
+    Exit codes: 0 done, 2 asked wrongly, 3 manifest or plan refused, 4 something
+    is missing, 5 something is not what it should be, 130 interrupted.
+    """  # noqa: D301
+
+
+@click.command()
+@click.option(
+    "--mirror",
+    metavar="PLACE",
+    help="Read real objects from 'aws' or 'gcs' instead of the embedded sample.",
+)
+def demo(mirror: str | None) -> None:
+    """Show the main job, end to end; needs no network."""
+    from intake_idc import demo as demonstration
+
+    demonstration.run(mirror, say=click.echo)
+
+
+for _verb in (
+    demo,
+    *(releases.releases, releases.diff, releases.history),
+    *(cohorts.select, cohorts.cite),
+    *(copies.copy, copies.verify),
+    *(locks.lock, locks.restore),
+    *(tables.tables, caches.cache),
+    *(exports.export, exports.clinical, exports.objects),
+):
+    command.add_command(_verb)

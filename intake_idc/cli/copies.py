@@ -1,0 +1,141 @@
+"""Objects on the disk: ``copy``, ``verify``, and what they share with ``restore``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from intake_idc.cli.options import (
+    cohort,
+    cohort_options,
+    mirror_options,
+    objects_option,
+    placed,
+    template_option,
+    with_objects,
+)
+from intake_idc.errors import IntegrityError, RequestError, TransferError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from intake_idc.transfer import Report
+
+__all__ = ["copy", "reported", "target_option", "verify"]
+
+target_option = click.option(
+    "--to",
+    "target",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="The folder to copy to.",
+)
+
+
+@click.command()
+@cohort_options
+@mirror_options
+@template_option
+@objects_option
+@target_option
+@click.option("--dry-run", is_flag=True, help="Show the plan, and move no byte.")
+@click.option(
+    "--report",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write one JSON line for each object.",
+)
+@click.option(
+    "--no-notice",
+    is_flag=True,
+    help="Put no NOTICE.txt of licences and citations beside the copy.",
+)
+def copy(
+    mirror: str | None,
+    endpoint_url: str | None,
+    engine: Any,
+    dir_template: str | None,
+    objects: str | None,
+    target: Path,
+    dry_run: bool,
+    report: Path | None,
+    no_notice: bool,
+    **named: Any,
+) -> None:
+    """Copy a cohort to a folder; what is there already is not fetched again."""
+    found = placed(cohort(**named), mirror, endpoint_url, engine)
+    found = with_objects(found, objects)
+    if report is not None and (dry_run or not report.parent.is_dir()):
+        msg = f"--report {report}: its folder must be there, and a dry run has none"
+        raise RequestError(msg)
+    if dry_run:
+        click.echo(str(found.plan(target, dir_template=dir_template)))
+        return
+    reported(
+        lambda: found.materialize(
+            target, dir_template=dir_template, notice=not no_notice
+        ),
+        report,
+    )
+
+
+def reported(run: Callable[[], Report], path: Path | None = None) -> None:
+    """Copy, and show the report; also that of a copy that is not whole.
+
+    Raises
+    ------
+    TransferError
+        It is not whole.
+    """
+    failed: TransferError | None = None
+    try:
+        done = run()
+    except TransferError as error:
+        failed, done = error, error.report
+    if path is not None:
+        from intake_idc.transfer import as_rows
+
+        lines = (json.dumps(row) + "\n" for row in as_rows(done))
+        path.write_text("".join(lines), encoding="utf-8")
+    click.echo(str(done))
+    if failed is not None:
+        raise failed
+
+
+@click.command()
+@cohort_options
+@mirror_options
+@template_option
+@objects_option
+@click.option("--checksum", is_flag=True, help="Read every file and compare its MD5.")
+@click.argument("target", metavar="DIR", type=click.Path(path_type=Path))
+def verify(
+    mirror: str | None,
+    endpoint_url: str | None,
+    engine: Any,
+    dir_template: str | None,
+    objects: str | None,
+    checksum: bool,
+    target: Path,
+    **named: Any,
+) -> None:
+    """Compare a folder with a cohort: names and sizes against listing and index.
+
+    The folder DIR comes last, after the filters. --checksum needs --objects with the
+    MD5s of a release.
+    """
+    asked = placed(cohort(**named), mirror, endpoint_url, engine)
+    found = with_objects(asked, objects).verify(
+        target, dir_template=dir_template, checksum=checksum
+    )
+    click.echo(str(found))
+    for name in ("differ", "missing", "extra"):
+        for path in getattr(found, name)[:10]:
+            click.echo(f"  {name}: {path}")
+    if not found.ok:
+        msg = f"{target} is not what the cohort says"
+        raise IntegrityError(msg)
