@@ -27,8 +27,10 @@ types:  ## mypy, strict
 docs:  ## build the pages into build/docs; a warning is an error
 	$(BIN)sphinx-build -n -W -b html docs build/docs
 
-bench: $(PEER)  ## time opening and selecting beside idc-index (downloads it once)
+bench: $(PEER)  ## time it, beside idc-index where that does the same (downloads it once)
 	$(BIN)python benchmarks/open_and_select.py --peer-python $(PEER)
+	$(BIN)python benchmarks/selecting.py --peer-python $(PEER)
+	$(BIN)python benchmarks/releases.py --cache
 
 build/peer/bin/python:
 	$(BIN)python -m venv build/peer

@@ -163,10 +163,10 @@ def test_a_table_is_described_by_labels_and_codes(release):
     table = release.clinical_tables("one")[0]
     by_name = {column.name: column for column in table.columns}
     assert by_name["sex"].label == "Sex"
-    assert by_name["sex"].values == (("1", "male"), ("2", "female"))
+    assert by_name["sex"].codes == (("1", "male"), ("2", "female"))
     assert by_name["sex"].coded
     assert not by_name["site"].coded
-    assert not by_name["age"].values
+    assert not by_name["age"].codes
     assert "1=male, 2=female" in str(table)
     assert "Age in years" in str(table)
 

@@ -182,8 +182,10 @@ def test_a_command_and_its_options_are_documented(verb):
     page = REFERENCE["cli"]
     shared = section(page, "Naming a cohort")
     own = section(page, f"`intake-idc {verb}`")
-    takes_filters = any(p.name == "filters" for p in command.commands[verb].params)
-    for name in getattr(command.commands[verb], "commands", ()):
+    inner = getattr(command.commands[verb], "commands", {})
+    takers = [command.commands[verb], *inner.values()]
+    takes_filters = any(p.name == "filters" for one in takers for p in one.params)
+    for name in inner:
         assert f"`intake-idc {verb} {name}`" in own
     for option in options_of(command.commands[verb]) - {"--help", "-h"}:
         where = own + shared if takes_filters else own

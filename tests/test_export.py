@@ -315,7 +315,7 @@ def test_what_footers_said_outlives_the_process(s3_export, tmp_path, monkeypatch
         monkeypatch.setattr(parquet, "_HELD", parquet._Held())
         export = open_export(20, mirror="aws", endpoint_url=s3_export.endpoint)
         s3_export.reset()
-        found = export.query("StudyDate < DATE '2001-01-01'", COLUMNS)
+        found = export.query("StudyDate <= DATE '2000-12-31'", COLUMNS)
         return found, len(read_files(s3_export)[0])
 
     first, files = asked()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from intake_idc.release import Release
+    from intake_idc.release.clinical import ClinicalTable
 
 __all__ = ["clinical", "export", "objects"]
 
@@ -107,24 +108,21 @@ def list_clinical(
     """List the clinical tables: collections, columns; of a COLLECTION also codes."""
     found = _release(idc_version, tables).clinical_tables(collection)
     if as_json:
-        out.as_json(
-            [
-                {
-                    "table": about.name,
-                    "collections": about.collections,
-                    "columns": [
-                        {"name": c.name, "label": c.label, "codes": dict(c.codes)}
-                        for c in about.columns
-                    ],
-                }
-                for about in found
-            ]
-        )
+        out.as_json(list(map(_described, found)))
     elif collection is not None:
         click.echo("\n\n".join(map(str, found)))
     else:
         body = [[x.name, ", ".join(x.collections), len(x.columns)] for x in found]
         click.echo(display.rows(["table", "collections", "columns"], body))
+
+
+def _described(about: ClinicalTable) -> dict[str, object]:
+    columns = [
+        {"name": one.name, "label": one.label, "codes": dict(one.codes)}
+        for one in about.columns
+    ]
+    facts = {"table": about.name, "collections": about.collections}
+    return {**facts, "columns": columns}
 
 
 @clinical.command("show")

@@ -53,13 +53,13 @@ class ClinicalColumn:
     """Its name in the table."""
     label: str | None = None
     """What it is, in words."""
-    values: tuple[tuple[str, str | None], ...] = ()
+    codes: tuple[tuple[str, str | None], ...] = ()
     """Codes that were met in it, and what each means, where that is known."""
 
     @property
     def coded(self) -> bool:
         """Whether codes in it mean something else than they say."""
-        return any(meaning for _, meaning in self.values)
+        return any(meaning for _, meaning in self.codes)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class ClinicalTable:
             [
                 column.name,
                 column.label or "",
-                ", ".join(f"{c}={m}" for c, m in column.values[:SHOWN] if m),
+                ", ".join(f"{c}={m}" for c, m in column.codes[:SHOWN] if m),
             ]
             for column in self.columns
         ]
@@ -174,7 +174,7 @@ def _described(name: str, rows: Sequence[Mapping[str, Any]]) -> ClinicalTable:
         )
         before = columns.get(own)
         if before is not None:
-            values = tuple(dict.fromkeys([*before.values, *values]))
+            values = tuple(dict.fromkeys([*before.codes, *values]))
         label = row["column_label"] or (before.label if before else None)
         columns[own] = ClinicalColumn(own, label, values)
     return ClinicalTable(name, tuple(collections), tuple(columns.values()))
@@ -286,7 +286,7 @@ def _decoded(
         if not column.coded or column.name not in table.column_names:
             continue
         values = table.column(column.name).to_pylist()
-        meanings = _meanings(column.values)
+        meanings = _meanings(column.codes)
         texts, odd = [], Counter[str]()
         for value in values:
             text = None if value is None else _text(value)

@@ -6,8 +6,8 @@ From it, and from prior_versions_index, two files are made:
 - an Arrow file with one table, in the published order: each series that any release
   held, with what `Database.release_sql` says of it, texts that repeat as codes, and
   a bit for each release that holds it;
-- beside it, for each identifier, the first 32 bits of its MD5 in order, and where
-  its row is.
+- beside it, for each identifier, the checksums (CRC-32) of its values in order, and
+  where their rows are.
 
 Both are mapped to memory: a question touches what it needs, and processes share it.
 Conditions on columns are answered from the codes; SQL is asked of DuckDB, over the
@@ -23,11 +23,13 @@ import itertools
 import json
 import logging
 import mmap
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from intake_idc import cache
+from intake_idc.arrow import texts
 from intake_idc.errors import RequestError, StorageError
 from intake_idc.release.facts import exceptions
 from intake_idc.selection import quote
@@ -132,8 +134,10 @@ class Derived:
             return None
         read = dict.fromkeys([*columns, *(_OF_URL if URL in columns else ())])
         held = [column for column in read if column in self.table.schema.names]
-        pieces, rest = self._narrowed(conditions)
-        found = [self.table.select(held)[:0]]
+        touched = [*held, *(c.column for c in conditions), RELEASES, IN_NEWEST]
+        table = self.table.select(list(dict.fromkeys(touched)))
+        pieces, rest = self._narrowed(table, conditions)
+        found = [table.select(held)[:0]]
         for piece in pieces:
             mask = self._held(idc_version, piece)
             for condition in rest:
@@ -153,23 +157,25 @@ class Derived:
         return all(type(value) in kind for value in condition.values)
 
     def _narrowed(
-        self, conditions: Sequence[Resolved]
+        self, table: pa.Table, conditions: Sequence[Resolved]
     ) -> tuple[list[pa.Table], list[Resolved]]:
         """Give parts of the table that can matter, and what is yet to be asked of them.
 
         An identifier leaves few rows; a collection is one run of rows.
         """
+        if any(not condition.values and not condition.null for condition in conditions):
+            return [], []
         for condition in conditions:
             if condition.column in self._keys and not condition.null:
                 rows = self._keys[condition.column].rows(map(str, condition.values))
-                return [self.table.take(rows)], list(conditions)
+                return [table.take(rows)], list(conditions)
         for condition in conditions:
             if condition.column == ORDER[0] and not condition.null:
                 named = {*map(str, condition.values)}
                 runs = [run for name, run in self._runs.items() if name in named]
-                parts = [self.table[start:stop] for start, stop in runs]
+                parts = [table[start:stop] for start, stop in runs]
                 return parts, [other for other in conditions if other is not condition]
-        return [self.table], list(conditions)
+        return [table], list(conditions)
 
     @cached_property
     def _runs(self) -> dict[str, tuple[int, int]]:
@@ -217,8 +223,7 @@ class _Key:
 
 
 def _hash(value: str) -> int:
-    digest = hashlib.md5(value.encode(), usedforsecurity=False).digest()
-    return int.from_bytes(digest[:4], "little")
+    return zlib.crc32(value.encode())
 
 
 def _fulfilled(condition: Resolved, column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -226,18 +231,19 @@ def _fulfilled(condition: Resolved, column: pa.ChunkedArray) -> pa.ChunkedArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if not condition.values and condition.null:
+    if not condition.values:
         return pc.is_null(column)
-    wanted = list(condition.values)
+    wanted: list[Any] = list(condition.values)
     if pa.types.is_dictionary(column.type):
         chunks = []
         for chunk in column.chunks:
-            codes = pc.index_in(pa.array(wanted, pa.string()), chunk.dictionary)
+            codes = pc.index_in(texts(wanted), chunk.dictionary)
             codes = codes.drop_null().cast(chunk.indices.type)
             chunks.append(pc.is_in(chunk.indices, value_set=codes))
         mask = pa.chunked_array(chunks, pa.bool_())
     else:
-        mask = pc.is_in(column, value_set=pa.array(wanted, column.type))
+        known = texts(wanted) if isinstance(wanted[0], str) else pa.array(wanted)
+        mask = pc.is_in(column, value_set=known.cast(column.type))
     return pc.or_(mask, pc.is_null(column)) if condition.null else mask
 
 
