@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     )
     from intake_idc.drivers import catalog_path
     from intake_idc.errors import IDCError
+    from intake_idc.export import (
+        Clinical,
+        ClinicalTable,
+        Export,
+        clinical_tables,
+        open_clinical,
+        open_export,
+    )
     from intake_idc.manifest import Manifest
     from intake_idc.release import (
         Column,
@@ -42,7 +50,6 @@ if TYPE_CHECKING:
         open_release,
         sample_path,
     )
-    from intake_idc.release.export import Export, open_export
     from intake_idc.selection import Selection
     from intake_idc.storage import Mirror, resolve_mirror
     from intake_idc.transfer import Report
@@ -51,7 +58,11 @@ _HOMES = {
     "Citations": "citations",
     "Cohort": "cohort",
     "Difference": "cohort",
-    "Export": "release.export",
+    "Clinical": "export",
+    "ClinicalTable": "export",
+    "Export": "export",
+    "clinical_tables": "export",
+    "open_clinical": "export",
     "History": "release",
     "IDCError": "errors",
     "Life": "release",
@@ -71,7 +82,7 @@ _HOMES = {
     "check_lock": "cohort",
     "diff": "cohort",
     "history": "cohort",
-    "open_export": "release.export",
+    "open_export": "export",
     "open_idc": "cohort",
     "open_lock": "cohort",
     "open_manifest": "cohort",
@@ -84,6 +95,8 @@ _HOMES = {
 
 __all__ = [
     "Citations",
+    "Clinical",
+    "ClinicalTable",
     "Cohort",
     "Column",
     "Columns",
@@ -104,9 +117,11 @@ __all__ = [
     "build_cache",
     "catalog_path",
     "check_lock",
+    "clinical_tables",
     "diff",
     "find_column",
     "history",
+    "open_clinical",
     "open_export",
     "open_idc",
     "open_lock",

@@ -9,7 +9,14 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet as pq
 
-from intake_idc import open_idc, open_manifest, open_release, sample_path
+from intake_idc import (
+    clinical_tables,
+    open_clinical,
+    open_idc,
+    open_manifest,
+    open_release,
+    sample_path,
+)
 from intake_idc.errors import (
     IntegrityError,
     RequestError,
@@ -17,7 +24,7 @@ from intake_idc.errors import (
     UnknownRelease,
     UnknownValue,
 )
-from intake_idc.release.clinical import PATIENT
+from intake_idc.export.clinical import PATIENT
 
 INDEX = pa.schema(
     [
@@ -146,21 +153,21 @@ def cohort(tables):
 
 
 def test_the_tables_are_listed_with_their_collections(release):
-    found = release.clinical_tables()
+    found = clinical_tables(idc_version=release)
     assert [(t.name, t.collections) for t in found] == [
         ("one_clinical", ("one",)),
         ("one_followup", ("one",)),
         ("shared_clinical", ("one", "two")),
         ("two_clinical", ("two",)),
     ]
-    assert [t.name for t in release.clinical_tables("two")] == [
+    assert [t.name for t in clinical_tables("two", release)] == [
         "shared_clinical",
         "two_clinical",
     ]
 
 
 def test_a_table_is_described_by_labels_and_codes(release):
-    table = release.clinical_tables("one")[0]
+    table = clinical_tables("one", release)[0]
     by_name = {column.name: column for column in table.columns}
     assert by_name["sex"].label == "Sex"
     assert by_name["sex"].codes == (("1", "male"), ("2", "female"))
@@ -173,19 +180,19 @@ def test_a_table_is_described_by_labels_and_codes(release):
 
 def test_a_collection_without_clinical_tables_names_the_nearest(release):
     with pytest.raises(UnknownValue, match="did you mean 'one'"):
-        release.clinical_tables("onee")
+        clinical_tables("onee", release)
 
 
 def test_without_the_dictionary_its_file_is_named():
     with pytest.raises(TableNotFound, match="clinical_index"):
-        open_release(2, tables="sample").clinical_tables()
+        clinical_tables(idc_version=2, tables="sample")
 
 
 # A table.
 
 
 def test_a_table_is_the_rows_as_exported(release, mirror):
-    found = release.clinical("one_clinical", mirror=mirror)
+    found = open_clinical("one_clinical", release, mirror=mirror)
     assert found.table.equals(ROWS)
     assert len(found) == 6
     assert found.idc_version == VERSION
@@ -197,7 +204,7 @@ def test_a_table_is_the_rows_as_exported(release, mirror):
 
 
 def test_codes_become_what_they_mean_and_unknown_ones_are_kept(release, mirror):
-    found = release.clinical("one_clinical", mirror=mirror, decode=True)
+    found = open_clinical("one_clinical", release, mirror=mirror, decode=True)
     columns = found.table.to_pydict()
     assert columns["sex"] == ["male", "male", "female", "3", None, "female"]
     assert columns["stage"] == ["early", "late", "early", "X", None, ""]
@@ -217,26 +224,27 @@ def test_codes_become_what_they_mean_and_unknown_ones_are_kept(release, mirror):
 
 @pytest.mark.parametrize("version", [1, 2, 10])
 def test_an_early_release_has_no_clinical_tables(tables, mirror, version):
-    early = open_idc(version, tables=tables)
-    for asked in (early.release, early):
-        with pytest.raises(UnknownRelease, match="from release 11 on"):
-            asked.clinical("one_clinical", mirror=mirror)
+    with pytest.raises(UnknownRelease, match="from release 11 on"):
+        open_clinical("one_clinical", version, tables=tables, mirror=mirror)
+    with pytest.raises(UnknownRelease, match="from release 11 on"):
+        open_idc(version, tables=tables).clinical("one_clinical", mirror=mirror)
 
 
 def test_a_release_from_11_on_may_have_them(tables, mirror):
     with pytest.raises(TableNotFound, match="idc_v11_clinical"):
-        open_release(11, tables=tables).clinical("one_clinical", mirror=mirror)
+        open_clinical("one_clinical", 11, tables=tables, mirror=mirror)
 
 
 def test_a_table_that_nobody_knows_names_the_nearest(release, cohort, mirror):
-    for asked in (release, cohort):
-        with pytest.raises(UnknownValue, match="did you mean 'one_clinical'"):
-            asked.clinical("one_clinicals", mirror=mirror)
+    with pytest.raises(UnknownValue, match="did you mean 'one_clinical'"):
+        open_clinical("one_clinicals", release, mirror=mirror)
+    with pytest.raises(UnknownValue, match="did you mean 'one_clinical'"):
+        cohort.clinical("one_clinicals", mirror=mirror)
 
 
 def test_a_table_that_is_not_exported_names_what_is(release, mirror):
     with pytest.raises(TableNotFound, match="one_clinical"):
-        release.clinical("one_followup", mirror=mirror)
+        open_clinical("one_followup", release, mirror=mirror)
 
 
 # A cohort.
@@ -314,7 +322,7 @@ def test_a_table_without_patients_is_an_error(cohort, mirror):
 
 
 def test_rows_of_a_clinical_table_pickle(release, mirror):
-    found = release.clinical("one_clinical", mirror=mirror, decode=True)
+    found = open_clinical("one_clinical", release, mirror=mirror, decode=True)
     again = pickle.loads(pickle.dumps(found))
     assert again.table.equals(found.table)
     assert again.unknown == found.unknown

@@ -32,11 +32,11 @@ from intake_idc.errors import (
     UnknownColumn,
     UnknownRelease,
 )
-from intake_idc.release import parquet
+from intake_idc.export import parquet
+from intake_idc.export.parquet import Bounds
+from intake_idc.export.pruning import parsed
+from intake_idc.export.tables import BUCKET, open_export
 from intake_idc.release.database import memory_database
-from intake_idc.release.export import BUCKET, open_export
-from intake_idc.release.parquet import Bounds
-from intake_idc.release.pruning import parsed
 from intake_idc.storage import resolve_mirror
 
 FILES = 210
@@ -434,7 +434,7 @@ def test_a_release_is_a_number(number):
 
 
 def test_the_release_is_written_into_the_path(export):
-    assert open_idc(20).release.export(mirror=export.mirror) == export
+    assert open_idc(20).export(mirror=export.mirror) == export
     assert export.dataset == "idc_v20"
     assert open_export("2024-09-01").dataset == "idc_v19"
     assert "current" not in open_export("current").dataset
@@ -653,7 +653,7 @@ def test_importing_the_package_needs_nothing_of_this():
     code = textwrap.dedent(
         """
         import sys
-        from intake_idc.release.export import open_export
+        from intake_idc.export.tables import open_export
         open_export(20)
         heavy = {"duckdb", "pyarrow", "dask", "pandas", "numpy", "fsspec", "obstore"}
         assert not heavy & set(sys.modules), heavy & set(sys.modules)
@@ -682,7 +682,7 @@ def test_a_narrow_query_holds_no_other_columns(tmp_path):
     code = textwrap.dedent(
         f"""
         import resource
-        from intake_idc.release.export import open_export
+        from intake_idc.export.tables import open_export
         export = open_export(20, "wide", mirror={str(tmp_path)!r})
         assert export.count("a = 1") == 200
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -20,9 +20,9 @@ from intake_idc.errors import (
     RequestError,
     StorageError,
 )
+from intake_idc.export.objects import ObjectTable, series_hash
+from intake_idc.export.tables import open_export
 from intake_idc.manifest import OBJECTS, Manifest
-from intake_idc.release.export import open_export
-from intake_idc.release.objects import ObjectTable, series_hash
 from intake_idc.storage import instances, resolve_mirror
 
 BUCKET = Path(resolve_mirror("sample").root)

@@ -26,8 +26,8 @@ from intake_idc.errors import RequestError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from intake_idc.export.clinical import ClinicalTable
     from intake_idc.release import Release
-    from intake_idc.release.clinical import ClinicalTable
 
 __all__ = ["clinical", "export", "objects"]
 
@@ -73,7 +73,9 @@ def export(
     out.check_table_name(output)
     out.exclusive([("--count", count), ("--columns", columns)])
     out.exclusive([("--count", count), ("--output", output)])
-    found = _release(idc_version, tables).export(table, mirror=mirror)
+    from intake_idc.export import open_export
+
+    found = open_export(_release(idc_version, tables).idc_version, table, mirror=mirror)
     if count:
         click.echo(found.count(where))
     elif where is None and columns is None:
@@ -106,7 +108,9 @@ def list_clinical(
     collection: str | None, idc_version: str | None, tables: str | None, as_json: bool
 ) -> None:
     """List the clinical tables: collections, columns; of a COLLECTION also codes."""
-    found = _release(idc_version, tables).clinical_tables(collection)
+    from intake_idc.export import clinical_tables
+
+    found = clinical_tables(collection, _release(idc_version, tables))
     if as_json:
         out.as_json(list(map(_described, found)))
     elif collection is not None:
@@ -141,14 +145,17 @@ def show_clinical(
     **named: Any,
 ) -> None:
     """Read a clinical table; with FILTERS, for the patients of the cohort alone."""
+    from intake_idc.export import open_clinical
     from intake_idc.release import Release
 
     out.check_table_name(output)
     found = cohort(**named)
     # Every patient, where no filter says otherwise: also those without images.
     whole = isinstance(found.rows, Release) and not found.selection
-    asked = found.release if whole else found
-    rows = asked.clinical(table, decode=decode, mirror=mirror)
+    if whole:
+        rows = open_clinical(table, found.release, decode=decode, mirror=mirror)
+    else:
+        rows = found.clinical(table, decode=decode, mirror=mirror)
     out.give_table(rows.table, limit, output)
     click.echo(str(rows), err=True)
 

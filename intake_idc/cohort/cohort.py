@@ -24,14 +24,12 @@ if TYPE_CHECKING:
 
     from intake_idc.citations import Citations
     from intake_idc.cohort.difference import Difference
+    from intake_idc.export import Clinical, Export, ObjectTable
     from intake_idc.formats import Problem
     from intake_idc.formats.lock import Lock
     from intake_idc.lazy import InstanceBag
     from intake_idc.manifest import Manifest
     from intake_idc.plan import Plan
-    from intake_idc.release.clinical import Clinical
-    from intake_idc.release.export import Export
-    from intake_idc.release.objects import ObjectTable
     from intake_idc.storage import EngineName, Mirror
     from intake_idc.transfer import Report, Verification
 
@@ -542,6 +540,30 @@ class Cohort:
         listed = storage.instances(manifest.parts(), self._mirror(mirror))
         return planning.make(listed, folders, there, root), there
 
+    # The Parquet export.
+
+    def export(
+        self,
+        table: str = "dicom_all",
+        *,
+        mirror: str | os.PathLike[str] | Mirror | None = None,
+        endpoint_url: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> Export:
+        """Open a table of the Parquet export of this release; see `open_export`.
+
+        It is the whole table: `Export.instances` gives the rows of a cohort.
+        """
+        from intake_idc.export import open_export
+
+        return open_export(
+            self.idc_version,
+            table,
+            mirror=mirror,
+            endpoint_url=endpoint_url,
+            storage_options=storage_options,
+        )
+
     # The objects by name.
 
     def instances_table(
@@ -553,7 +575,7 @@ class Cohort:
         """Give a row for each object: names, size in bytes, MD5, bucket and key.
 
         The rows are those of ``dicom_all`` in the Parquet export of the release, held
-        against the index; see `intake_idc.release.export.Export.instances`.
+        against the index; see `intake_idc.export.tables.Export.instances`.
 
         Parameters
         ----------
@@ -570,7 +592,7 @@ class Cohort:
             Count, bytes or hash of a series are not what they should be.
         """
         if export is None:
-            from intake_idc.release.export import open_export
+            from intake_idc.export import open_export
 
             export = open_export(self.idc_version, "dicom_all", mirror=mirror)
         return export.instances(self._reading_manifest())
@@ -610,7 +632,7 @@ class Cohort:
         RequestError
             The table lacks a column.
         """
-        from intake_idc.release.objects import ObjectTable
+        from intake_idc.export import ObjectTable
 
         manifest = self._reading_manifest()
         found = ObjectTable(writing.read_table(source), manifest)
@@ -628,7 +650,7 @@ class Cohort:
 
         Patients are the same where identifier and collection are: an identifier may
         occur in several collections. A patient without clinical data has no row, and
-        one with several keeps them all. See `Release.clinical` for the arguments.
+        one with several keeps them all. See `open_clinical` for the arguments.
 
         Raises
         ------
@@ -639,7 +661,7 @@ class Cohort:
         RequestError
             No patient of the cohort is in a collection that the table is of.
         """
-        from intake_idc.release import clinical
+        from intake_idc.export import clinical
 
         return clinical.of_patients(
             self.rows, self.selection, table, decode=decode, mirror=mirror

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from intake.source.base import Schema
 
 from intake_idc.drivers.pinned import Pinned, Version
-from intake_idc.release.export import Export, open_export
+from intake_idc.export.tables import Export, open_export
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

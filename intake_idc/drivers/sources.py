@@ -29,12 +29,18 @@ __all__ = ["IDCCohort", "IDCLock", "IDCManifest", "IDCTable"]
 _COHORT_VERBS = frozenset(
     {
         "all",
+        "citations",
+        "clinical",
         "columns",
         "counts",
         "df",
         "diff",
+        "export",
         "header_rows",
+        "index_table",
+        "instances_table",
         "keys",
+        "left_out",
         "licenses",
         "lock",
         "locked",
@@ -45,6 +51,7 @@ _COHORT_VERBS = frozenset(
         "problems",
         "reading_from",
         "release",
+        "save_instances",
         "selection",
         "size",
         "table",
@@ -54,6 +61,7 @@ _COHORT_VERBS = frozenset(
         "unique",
         "urls",
         "verify",
+        "with_instances",
     }
 )
 """What a source hands on to its `Cohort`."""

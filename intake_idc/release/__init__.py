@@ -57,9 +57,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from intake_idc.manifest import Manifest
-    from intake_idc.release.clinical import Clinical, ClinicalTable
-    from intake_idc.release.export import Export
-    from intake_idc.storage import Mirror
 
 __all__ = [
     "MANIFEST_COLUMNS",
@@ -345,79 +342,6 @@ class Release(Rows):
         """
         manifest = super().manifest(selection, columns, strict=strict)
         return replace(manifest, table=history.today(self, manifest.table))
-
-    def export(
-        self,
-        table: str = "dicom_all",
-        *,
-        mirror: str | os.PathLike[str] | Mirror | None = None,
-        endpoint_url: str | None = None,
-        storage_options: Mapping[str, Any] | None = None,
-    ) -> Export:
-        """Open a table of the Parquet export of this release; see `open_export`."""
-        from intake_idc.release.export import open_export
-
-        return open_export(
-            self.idc_version,
-            table,
-            mirror=mirror,
-            endpoint_url=endpoint_url,
-            storage_options=storage_options,
-        )
-
-    def clinical_tables(self, collection_id: str | None = None) -> list[ClinicalTable]:
-        """Give the clinical tables that `clinical_index` describes.
-
-        Parameters
-        ----------
-        collection_id : str, optional
-            Those of one collection.
-
-        Raises
-        ------
-        TableNotFound
-            There is no `clinical_index`, and it cannot be fetched.
-        UnknownValue
-            It knows no such collection.
-        """
-        from intake_idc.release import clinical
-
-        return clinical.listed(self, collection_id)
-
-    def clinical(
-        self,
-        table: str,
-        *,
-        decode: bool = False,
-        mirror: str | os.PathLike[str] | Mirror | None = None,
-        endpoint_url: str | None = None,
-    ) -> Clinical:
-        """Read one clinical table of this release from its Parquet export.
-
-        Parameters
-        ----------
-        table : str
-            Its short name, such as ``nlst_canc``.
-        decode : bool
-            Put what codes mean in their place, as `clinical_index` says. A code that
-            it does not know is kept, and reported in ``unknown``.
-        mirror, endpoint_url
-            Where the export lies; see `open_export`.
-
-        Raises
-        ------
-        UnknownRelease
-            The release is older than the clinical tables, which begin with 11.
-        UnknownValue
-            There is no such table.
-        IntegrityError, StorageError
-            Its files are damaged, or cannot be read.
-        """
-        from intake_idc.release import clinical
-
-        return clinical.opened(
-            self, table, decode=decode, mirror=mirror, endpoint_url=endpoint_url
-        )
 
     def index_table(
         self,

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from intake_idc.errors import BadCondition, IntegrityError, StorageError
-from intake_idc.release import parquet
+from intake_idc.export import parquet
+from intake_idc.export.pruning import All
 from intake_idc.release.database import memory_database
-from intake_idc.release.pruning import All
 from intake_idc.selection import quote
 from intake_idc.storage import each
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from intake_idc.release.parquet import Bounds, ExportFile
-    from intake_idc.release.pruning import Filter
+    from intake_idc.export.parquet import Bounds, ExportFile
+    from intake_idc.export.pruning import Filter
     from intake_idc.storage import Mirror
 
 __all__ = ["BUCKET", "FileReader", "Found", "bounds_of"]

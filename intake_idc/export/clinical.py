@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from intake_idc import display
 from intake_idc.errors import IntegrityError, RequestError, UnknownValue, nearest
-from intake_idc.release.export import open_export
+from intake_idc.export.tables import open_export
+from intake_idc.release import Release, open_release
 
 if TYPE_CHECKING:
     import os
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from intake_idc.release import Release
-    from intake_idc.release.export import Export
+    from intake_idc.export.tables import Export
     from intake_idc.release.rows import Rows
     from intake_idc.selection import Selection
     from intake_idc.storage import Mirror
@@ -33,9 +33,10 @@ __all__ = [
     "Clinical",
     "ClinicalColumn",
     "ClinicalTable",
+    "clinical_tables",
     "listed",
     "of_patients",
-    "opened",
+    "open_clinical",
 ]
 
 INDEX = "clinical_index"
@@ -180,18 +181,79 @@ def _described(name: str, rows: Sequence[Mapping[str, Any]]) -> ClinicalTable:
     return ClinicalTable(name, tuple(collections), tuple(columns.values()))
 
 
-def opened(
-    release: Release,
+def open_clinical(
     table: str,
+    idc_version: int | str | Release = "current",
     *,
+    tables: str | os.PathLike[str] | None = None,
     decode: bool = False,
     mirror: str | os.PathLike[str] | Mirror | None = None,
     endpoint_url: str | None = None,
 ) -> Clinical:
-    """Give every row of one table; see `Release.clinical`."""
+    """Read one clinical table of a release from its Parquet export.
+
+    Parameters
+    ----------
+    table : str
+        Its short name, such as ``nlst_canc``.
+    idc_version : int, "current", "YYYY-MM-DD" or Release
+        The release.
+    tables : str or path, optional
+        Where the index tables are; see `open_release`.
+    decode : bool
+        Put what codes mean in their place, as `clinical_index` says. A code that
+        it does not know is kept, and reported in ``unknown``.
+    mirror, endpoint_url
+        Where the export lies; see `open_export`.
+
+    Raises
+    ------
+    UnknownRelease
+        The release is older than the clinical tables, which begin with 11.
+    UnknownValue
+        There is no such table.
+    IntegrityError, StorageError
+        Its files are damaged, or cannot be read.
+    """
+    release = _release(idc_version, tables)
     export = _export(release.idc_version, table, mirror, endpoint_url)
     about = _found(release, table)
     return _decoded(about, release.idc_version, export.query(), decode=decode)
+
+
+def clinical_tables(
+    collection_id: str | None = None,
+    idc_version: int | str | Release = "current",
+    *,
+    tables: str | os.PathLike[str] | None = None,
+) -> list[ClinicalTable]:
+    """Give the clinical tables that `clinical_index` describes.
+
+    Parameters
+    ----------
+    collection_id : str, optional
+        Those of one collection.
+    idc_version : int, "current", "YYYY-MM-DD" or Release
+        The release.
+    tables : str or path, optional
+        Where the index tables are; see `open_release`.
+
+    Raises
+    ------
+    TableNotFound
+        There is no `clinical_index`, and it cannot be fetched.
+    UnknownValue
+        It knows no such collection.
+    """
+    return listed(_release(idc_version, tables), collection_id)
+
+
+def _release(
+    idc_version: int | str | Release, tables: str | os.PathLike[str] | None
+) -> Release:
+    if isinstance(idc_version, Release):
+        return idc_version
+    return open_release(idc_version, tables)
 
 
 def of_patients(

@@ -32,13 +32,13 @@ from intake_idc.errors import (
     UnknownRelease,
     nearest,
 )
-from intake_idc.release import parquet
+from intake_idc.export import parquet
+from intake_idc.export.objects import ObjectTable
+from intake_idc.export.parquet import ExportFile
+from intake_idc.export.pruning import All, Among, Filter, parsed
+from intake_idc.export.reading import BUCKET, FileReader, bounds_of
+from intake_idc.export.remembered import Remembered
 from intake_idc.release.database import memory_database
-from intake_idc.release.objects import ObjectTable
-from intake_idc.release.parquet import ExportFile
-from intake_idc.release.pruning import All, Among, Filter, parsed
-from intake_idc.release.reading import BUCKET, FileReader, bounds_of
-from intake_idc.release.remembered import Remembered
 from intake_idc.selection import Selection, literal, quote
 from intake_idc.storage import REQUESTS, Mirror, each, open_store, resolve_mirror
 

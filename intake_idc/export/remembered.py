@@ -16,12 +16,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from intake_idc import cache
-from intake_idc.release.parquet import Bounds
+from intake_idc.export.parquet import Bounds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from intake_idc.release.parquet import ExportFile
+    from intake_idc.export.parquet import ExportFile
 
 __all__ = ["Remembered"]
 

@@ -20,8 +20,8 @@ from intake_idc.selection import literal
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
+    from intake_idc.export.parquet import Bounds
     from intake_idc.release.database import Database
-    from intake_idc.release.parquet import Bounds
 
 Value = str | int | dt.date
 
