@@ -526,3 +526,55 @@ def test_tables_without_schemas_are_searched_by_their_files():
         "idc_index",
         "prior_versions_index",
     ]
+
+
+# What is printed.
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        (1, "survivors only"),
+        (2, "none were published to compare with"),
+        (16, "none were published to compare with"),
+        (17, "the series that were published; attributes of release 25"),
+        (24, "the series that were published"),
+    ],
+)
+def test_a_rebuilt_release_says_so_where_it_is_printed(version, said):
+    cohort = open_idc(version).search(Modality="CT")
+    assert said in str(cohort)
+    assert said in cohort._repr_html_()
+    assert "rebuilt" in repr(cohort.release)
+
+
+def test_a_release_that_was_published_says_nothing_of_rebuilding(shelf):
+    assert shelf.is_dir()
+    for release in (open_release(25), open_release(19)):
+        assert release.published
+        assert "rebuilt" not in repr(release)
+    assert "rebuilt" not in str(open_idc(19).search(collection_id="rider_pilot"))
+
+
+def test_a_whole_package_is_fetched_from_where_it_is_published(
+    today, tmp_path, cache_folder, monkeypatch
+):
+    place = tmp_path / "published" / "19.0.98" / "release_artifacts"
+    place.mkdir(parents=True)
+    prior = open_release(25).index_table("prior_versions_index").slice(0, 10)
+    for name, table in (("idc_index", of_17(today)), ("prior_versions_index", prior)):
+        pq.write_table(table, place / f"{name}.parquet")
+        digest = hashlib.sha256((place / f"{name}.parquet").read_bytes()).hexdigest()
+        (place / f"{name}.parquet.sha256").write_text(digest)
+    with Artifacts(tmp_path / "published") as server:
+        monkeypatch.setenv("INTAKE_IDC_ARTIFACTS", server.url)
+        release = open_release(tables="idc-index-data==19.0.98")
+        assert release.idc_version == 19
+        assert len(open_idc(tables="idc-index-data==19.0.98").all()) == len(today)
+        asked = len(server.served)
+        assert open_release(19, "idc-index-data==19.0.98") == release
+        assert len(server.served) == asked
+    # Fetched once, it is at hand: the release is read from it, offline.
+    monkeypatch.delenv("INTAKE_IDC_ARTIFACTS")
+    assert open_release(19) == release
+    assert len(list(cache_folder.rglob("*.parquet"))) == 2

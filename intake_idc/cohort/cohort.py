@@ -831,6 +831,9 @@ class Cohort:
             ("lines left out", f"{rejected:,}"),
             ("lines remarked", f"{remarked:,}"),
         ]
+        rebuilt: list[tuple[str, object]] = []
+        if isinstance(self.rows, Release) and not self.rows.published:
+            rebuilt = [("rebuilt", self.rows.rebuilt)]
         locked: list[tuple[str, object]] = []
         if self.locked is not None:
             locked = [("lock", self.locked.digest)]
@@ -842,6 +845,7 @@ class Cohort:
             ("licences", licenses or "-"),
             *(left_out if self.selection.commercial_use else []),
             ("source", self.rows.source),
+            *rebuilt,
             *locked,
             *(lines if self.problems else []),
         ]

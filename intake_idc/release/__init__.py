@@ -32,6 +32,7 @@ from intake_idc.release import derived, history
 from intake_idc.release.columns import Column, Columns, find_column
 from intake_idc.release.database import Database, database, forget
 from intake_idc.release.derived import POSITION
+from intake_idc.release.facts import published
 from intake_idc.release.history import History, Life
 from intake_idc.release.rows import (
     MANIFEST_COLUMNS,
@@ -83,6 +84,13 @@ TABLE_KEYS = ("SeriesInstanceUID", "analysis_result_id", "collection_id")
 """Columns by which rows of the tables belong to series, the narrowest first."""
 
 T = TypeVar("T")
+
+REBUILT = {
+    "exact": "the series that were published",
+    "rebuilt": "the series that are known; none were published to compare with",
+    "survivors only": "survivors only, what later releases still held of it",
+}
+"""How sure a rebuilt release is, in words."""
 
 MEMO = 32
 """Compiled selections that are kept for each set of tables."""
@@ -137,6 +145,19 @@ class Release(Rows):
         give today.
         """
         return self.idc_version == self._database.newest
+
+    @property
+    def rebuilt(self) -> str | None:
+        """How a release that is rebuilt stands, in words; None where it is not.
+
+        `info` has what was found by counting: it is "exact" for 17 to 24 when number
+        and digest of the series are those that were published.
+        """
+        if self.published:
+            return None
+        known = self._tables.package is not None and self.idc_version in published()
+        how = REBUILT["exact" if known else self.info.sureness]
+        return f"{how}; attributes of release {self._database.newest}"
 
     @property
     def pin(self) -> dict[str, Any]:
@@ -286,7 +307,8 @@ class Release(Rows):
         return open_release(idc_version, self._asked, self.digest)
 
     def __repr__(self) -> str:
-        return f"<IDC release {self.idc_version}, from {self.source}>"
+        rebuilt = "" if self.published else "rebuilt "
+        return f"<IDC release {self.idc_version}, {rebuilt}from {self.source}>"
 
     def resolve(self, uuids: Sequence[str]) -> pa.Table:
         """Find series by ``crdc_series_uuid``, whichever release holds them.
