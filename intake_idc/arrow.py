@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-__all__ = ["integers", "texts"]
+__all__ = ["integers", "is_text", "texts"]
+
+
+def is_text(value: str) -> bool:
+    """Say whether a text can be encoded: Python lets one hold half a character."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def integers(values: Sequence[int | None]) -> pa.Array:

@@ -23,6 +23,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from intake_idc.arrow import is_text
 from intake_idc.citations import allows_commercial_use
 from intake_idc.errors import (
     BadCondition,
@@ -55,6 +56,9 @@ COMMERCIAL_USE = "commercial_use"
 
 LISTED = 100
 """Values that are written out in SQL, where they prune; more go in as one list."""
+
+HUGE = 1 << 127
+"""The whole numbers of DuckDB end before this one."""
 
 _FLAGS = {
     "IGNORECASE": re.IGNORECASE,
@@ -111,7 +115,7 @@ class Pattern:
             value |= _FLAGS[name]
         try:
             return re.compile(self.regex, value)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             msg = f"not a regular expression: {self.regex!r} ({error})"
             raise RequestError(msg, regex=self.regex) from error
 
@@ -384,6 +388,7 @@ def _condition(column: str, wanted: Any) -> Condition:
             case {"regex": str(regex)} if len(item) == 1:
                 patterns.append(Pattern(regex))
             case bool() | int() | float() | str():
+                _check_value(column, item)
                 values.append(item)
             case _:
                 msg = (
@@ -395,6 +400,16 @@ def _condition(column: str, wanted: Any) -> Condition:
     for pattern in patterns:
         pattern.compile()
     return Condition(column, tuple(dict.fromkeys(values)), tuple(patterns), null)
+
+
+def _check_value(column: str, value: Scalar) -> None:
+    """Refuse a value that neither SQL nor a table can hold."""
+    if isinstance(value, str) and not is_text(value):
+        msg = f"{column}={value!r}: it holds half a character (a lone surrogate)"
+        raise RequestError(msg, column=column)
+    if isinstance(value, int) and abs(value) >= HUGE:
+        msg = f"{column}: a whole number of {value.bit_length()} bits is in no column"
+        raise RequestError(msg, column=column)
 
 
 def _items(column: str, wanted: Any) -> Iterator[Any]:
@@ -444,6 +459,9 @@ def _check_sql(condition: object) -> None:
     if not isinstance(condition, str):
         msg = f"an SQL condition is a text; got {condition!r}"
         raise BadCondition(msg)
+    if not is_text(condition):
+        msg = f"{condition!r} holds half a character (a lone surrogate)"
+        raise BadCondition(msg, condition=condition)
     for wrapped in (f"SELECT (\n{condition}\n)", f"SELECT\n{condition}\n"):
         try:
             statements = duckdb.extract_statements(wrapped)

@@ -56,7 +56,7 @@ def test_no_shipped_file_refuses_a_release_that_is_newer_than_it():
 
 def test_the_shipped_catalog_walks_and_describes_itself():
     assert "sample" in CAT.walk(depth=1)
-    assert CAT.v20.walk(depth=1).keys() == {"collections", "index"}
+    assert CAT.v20.walk(depth=1).keys() == {"collections", "index", "dicom_all"}
     found = CAT.idc.search("ovarian")
     assert "tcga_ov" in list(found)
     assert "Ovar" in CAT.idc._entries["tcga_ov"].describe()["description"]

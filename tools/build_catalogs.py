@@ -37,6 +37,12 @@ sources:
     args:
       table: idc_index
       idc_version: {v}
+  dicom_all:
+    driver: idc_export
+    description: One row for each instance of the release, from its Parquet export
+    args:
+      table: dicom_all
+      idc_version: {v}
 """
 
 

@@ -22,6 +22,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import mmap
 import zlib
 from dataclasses import dataclass
@@ -150,11 +151,10 @@ class Derived:
         return pa.table({column: plain[column] for column in columns})
 
     def _simple(self, condition: Resolved) -> bool:
-        kinds = {"VARCHAR": (str,), "BIGINT": (int,), "DOUBLE": (int, float)}
-        kind = kinds.get(self.columns.get(condition.column, ""), ())
+        kind = self.columns.get(condition.column, "")
         if condition.column not in self.table.schema.names:
             return False
-        return all(type(value) in kind for value in condition.values)
+        return all(_comparable(value, kind) for value in condition.values)
 
     def _narrowed(
         self, table: pa.Table, conditions: Sequence[Resolved]
@@ -224,6 +224,24 @@ class _Key:
 
 def _hash(value: str) -> int:
     return zlib.crc32(value.encode())
+
+
+def _comparable(value: object, kind: str) -> bool:
+    """Say whether Arrow finds a value in a column as SQL does.
+
+    It tells 0.0 from -0.0, and refuses numbers that the column cannot hold.
+    """
+    match value:
+        case str():
+            return kind == "VARCHAR"
+        case bool():
+            return False
+        case int():
+            most = {"BIGINT": 1 << 63, "DOUBLE": 1 << 53}.get(kind, 0)
+            return -most <= value < most and not (kind == "DOUBLE" and value == 0)
+        case float():
+            return kind == "DOUBLE" and math.isfinite(value) and value != 0
+    return False
 
 
 def _fulfilled(condition: Resolved, column: pa.ChunkedArray) -> pa.ChunkedArray:

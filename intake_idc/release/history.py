@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from intake_idc import display
-from intake_idc.arrow import integers, texts
-from intake_idc.errors import TableNotFound, UnknownValue
+from intake_idc.arrow import integers, is_text, texts
+from intake_idc.errors import RequestError, TableNotFound, UnknownValue
 from intake_idc.release.facts import exceptions
 from intake_idc.release.rows import MANIFEST_COLUMNS
 from intake_idc.release.tables import INSTALLED, SAMPLE
@@ -183,6 +183,10 @@ def runs(versions: Iterable[int]) -> list[tuple[int, int]]:
 def _asked(values: Sequence[str]) -> dict[str, pa.Table]:
     import pyarrow as pa
 
+    for value in values:
+        if not isinstance(value, str) or not is_text(value):
+            msg = f"a series is named by a text; got {value!r}"
+            raise RequestError(msg, value=value)
     positions = integers(range(len(values)))
     return {"asked": pa.table({"position": positions, "name": texts(values)})}
 
