@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +25,29 @@ from intake_idc.files import beside
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Entry", "adding", "clear", "entries", "find", "folder", "limit", "sha256"]
+__all__ = [
+    "Entry",
+    "adding",
+    "clear",
+    "entries",
+    "find",
+    "folder",
+    "hold",
+    "limit",
+    "sha256",
+]
 
 FOLDER_VARIABLE = "INTAKE_IDC_CACHE"
 SIZE_VARIABLE = "INTAKE_IDC_CACHE_SIZE"
 DEFAULT_SIZE = "4GB"
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_ABANDONED = 24 * 3600
+"""Seconds after which a file that was being written is nobody's any more."""
+
+_HELD: set[Path] = set()
+"""Folders that this process reads from."""
+
 _MARKER = "intake-idc-cache.txt"
 _MARK = "Files here can be deleted at any time: intake-idc makes them again.\n"
 
@@ -59,7 +76,7 @@ def folder() -> Path | None:
     if named.lower() == "off":
         return None
     if named:
-        place = Path(named).expanduser().absolute()
+        place = _named(named)
     else:
         import platformdirs
 
@@ -79,6 +96,14 @@ def folder() -> Path | None:
     except OSError:
         return None
     return place
+
+
+def _named(text: str) -> Path:
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        msg = f"{FOLDER_VARIABLE} is no folder: {text!r} ({error})"
+        raise RequestError(msg, path=text) from error
 
 
 def limit() -> int:
@@ -123,6 +148,11 @@ def adding(name: str) -> Iterator[Path]:
     _trim(keep=place / name)
 
 
+def hold(place: Path) -> None:
+    """Keep a folder for as long as this process runs: it reads files there."""
+    _HELD.add(place)
+
+
 def entries() -> list[Entry]:
     """List the files of the cache, the one used longest ago first."""
     place = folder()
@@ -149,16 +179,21 @@ def clear() -> int:
 def _trim(keep: Path) -> None:
     """Delete what was used longest ago, until the rest fits.
 
-    A file that is being written, and the one just added, stay.
+    A file that is being written, the one just added, and those that this process
+    reads stay.
     """
     place, bound = folder(), limit()
     held = entries()
     total = sum(entry.size for entry in held)
+    abandoned = time.time() - _ABANDONED
     for entry in held:
         if total <= bound or place is None:
             return
         path = place / entry.name
-        if path != keep and not entry.name.endswith(".part") and _drop(path):
+        written = entry.name.endswith(".part") and entry.used > abandoned
+        if path == keep or path.parent in _HELD or written:
+            continue
+        if _drop(path):
             total -= entry.size
 
 
@@ -190,7 +225,9 @@ def sha256(path: Path, *, known: bool = False) -> str | None:
     name = f"digests/{hashlib.sha256(state.encode()).hexdigest()[:32]}"
     held = find(name)
     if held is not None:
-        text = held.read_text("ascii", errors="replace")
+        text = ""
+        with suppress(OSError):  # Another process may have taken it away.
+            text = held.read_text("ascii", errors="replace")
         if re.fullmatch(r"[0-9a-f]{64}", text):
             return text
     if known:

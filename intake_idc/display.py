@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 __all__ = ["bytes_text", "count_text", "pairs", "pairs_html", "rows", "rows_html"]
 
+AMOUNT = 12
+"""Characters up to which a cell is not broken into lines."""
+
 
 def bytes_text(size: float) -> str:
     """Give a number of bytes in decimal units, as IDC's own pages do (1 kB = 1e3)."""
@@ -33,7 +36,9 @@ def pairs(title: str, items: Iterable[tuple[str, object]]) -> str:
     """Lay out name and value pairs under a title, names aligned."""
     items = list(items)
     width = max((len(name) for name, _ in items), default=0)
-    lines = [title, *(f"  {name:<{width}}  {value}" for name, value in items)]
+    # Names and conditions may come from a file of somebody else's.
+    lines = [_plain(title)]
+    lines += [f"  {name:<{width}}  {_plain(str(value))}" for name, value in items]
     return "\n".join(lines)
 
 
@@ -54,9 +59,12 @@ def _cell(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     # Descriptions in IDC hold control characters (720 series in release 25).
-    return "".join(
-        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value)
-    )
+    return _plain(str(value))
+
+
+def _plain(text: str) -> str:
+    """Give a text of which a terminal takes no sign for an order."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def rows(header: Sequence[str], body: Iterable[Sequence[object]]) -> str:
@@ -93,7 +101,10 @@ def rows_html(
     def cell(tag: str, value: object) -> str:
         number = isinstance(value, int) and not isinstance(value, bool)
         side = "right" if number else "left"
-        return f"<{tag} style='text-align:{side}'>{html.escape(_cell(value))}</{tag}>"
+        text = _cell(value)
+        # An amount and its unit stay together.
+        style = f"text-align:{side}" + ";white-space:nowrap" * (len(text) <= AMOUNT)
+        return f"<{tag} style='{style}'>{html.escape(text)}</{tag}>"
 
     caption = f"<caption style='white-space:nowrap'>{html.escape(title)}</caption>"
     head = "".join(cell("th", name) for name in header)

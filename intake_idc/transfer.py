@@ -335,9 +335,13 @@ def _same_bytes(plan: Plan) -> set[Path]:
 def _md5(path: Path) -> str:
     # Not against an attacker: it is what IDC publishes.
     md5 = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            md5.update(chunk)
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                md5.update(chunk)
+    except OSError:
+        # What cannot be read, or is gone by now, is not the object.
+        return ""
     return md5.hexdigest()
 
 

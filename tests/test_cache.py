@@ -9,15 +9,18 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from intake_idc import build_cache, cache, open_idc, open_release, sample_path
-from intake_idc.errors import RequestError, UnknownValue
+from intake_idc.errors import RequestError, StorageError, UnknownValue
 from intake_idc.release import derived
 from intake_idc.release.database import database, forget
 from intake_idc.release.derived import POSITION
@@ -354,3 +357,117 @@ def test_a_process_that_used_the_derived_files_ends_in_silence(folder):
     )
     assert done.stdout.strip() == str(len(open_idc(2, tables="sample").all()))
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"series_size_MB": -0.0},
+        {"series_size_MB": 0},
+        {"series_size_MB": 2**53 + 1},
+        {"series_size_MB": [1, 0.5]},
+        {"instanceCount": 2**70},
+        {"instanceCount": [1, -(2**64)]},
+    ],
+    ids=str,
+)
+def test_numbers_at_the_edge_are_found_as_without_it(filters, laid_out):
+    asked = Selection().where(filters)
+
+    def rows(release):
+        return release.rows(["crdc_series_uuid"], asked, strict=False)
+
+    without, derived = both(20, None, laid_out, rows)
+    assert derived == without
+
+
+def test_files_that_this_process_reads_are_not_pushed_out(folder, monkeypatch):
+    monkeypatch.setenv("INTAKE_IDC_CACHE_SIZE", "10")
+    cache.hold(folder / "unpacked")
+    add("unpacked/a", 8, used=1)
+    add("b", 8)
+    assert [entry.name for entry in cache.entries()] == ["unpacked/a", "b"]
+
+
+def test_what_a_killed_process_was_writing_is_pushed_out_in_time(folder, monkeypatch):
+    monkeypatch.setenv("INTAKE_IDC_CACHE_SIZE", "10")
+    add("a", 1)
+    for name, used in {"old": 1, "new": time.time()}.items():
+        part = folder / f".idc-1-{name}.part"
+        part.write_bytes(b"x" * 20)
+        os.utime(part, (used, used))
+    add("b", 1)
+    assert {entry.name for entry in cache.entries()} == {".idc-1-new.part", "b"}
+
+
+def odd(folder: Path, table: str, column: str, values: list[Any]) -> None:
+    """Put values into a column of one of the sample's tables."""
+    shutil.copytree(sample_path() / "tables", folder)
+    path = folder / f"{table}.parquet"
+    rows = pq.read_table(path)
+    old = rows.column(column)
+    new = pa.array([*values, *old.to_pylist()[len(values) :]], old.type)
+    place = rows.column_names.index(column)
+    pq.write_table(rows.set_column(place, column, new), path)
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("idc_index", "collection_id", None),
+        ("idc_index", "SeriesInstanceUID", None),
+        ("idc_index", "crdc_series_uuid", None),
+        ("idc_index", "series_revised_idc_version", None),
+        ("idc_index", "series_revised_idc_version", 9),
+        ("prior_versions_index", "max_idc_version", 9),
+    ],
+)
+def test_tables_that_nobody_publishes_are_the_same(
+    table, column, value, folder, tmp_path, monkeypatch
+):
+    tables = tmp_path / "odd"
+    odd(tables, table, column, [value])
+    monkeypatch.setenv("INTAKE_IDC_CACHE", "off")
+    uids = open_release(2, tables).distinct("SeriesInstanceUID")
+    asked = [
+        EVERYTHING,
+        Selection().where({"collection_id": ["sample_ct", "sample_mr"]}),
+        Selection().where({"collection_id": None}),
+        Selection().where({"SeriesInstanceUID": uids}),
+        Selection().where({"SeriesInstanceUID": None}),
+    ]
+
+    def answers() -> list[pa.Table]:
+        return [
+            open_release(version, tables).table(None, selection, strict=False)
+            for version in (1, 2)
+            for selection in asked
+        ]
+
+    without = answers()
+    monkeypatch.setenv("INTAKE_IDC_CACHE", str(folder))
+    build_cache(tables)
+    assert database(find_tables(tables)).derived is not None
+    assert answers() == without
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_series_that_is_there_twice_cannot_be_laid_out(tmp_path):
+    tables = tmp_path / "twice"
+    shutil.copytree(sample_path() / "tables", tables)
+    rows = pq.read_table(tables / "idc_index.parquet")
+    pq.write_table(pa.concat_tables([rows, rows]), tables / "idc_index.parquet")
+    with pytest.raises(StorageError, match="several times"):
+        build_cache(tables)
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_newest_release_is_not_taken_from_files_of_other_tables(tmp_path):
+    """They are made from the same index, which another table says is newer."""
+    tables = tmp_path / "tables"
+    shutil.copytree(sample_path() / "tables", tables)
+    build_cache(tables)
+    newer = tmp_path / "newer"
+    odd(newer, "version_metadata_index", "idc_version", [1, 3])
+    open_release(2, newer).pin  # noqa: B018 - it works the digests out.
+    assert open_release("current", newer).idc_version == 3

@@ -346,6 +346,24 @@ def test_a_copy_that_is_not_whole_shows_its_report(tmp_path, capsys):
     assert sorted(row["status"] for row in rows) == ["failed", "fetched", "fetched"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("select", "-o", "s3://bucket/c.s5cmd"),
+        ("lock", "-o", "https://host/c.lock.json"),
+        ("copy", "--to", "s3://bucket/c"),
+        ("verify", "s3://bucket/c"),
+    ],
+)
+def test_a_url_is_not_taken_for_a_folder(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    verb, *rest = arguments
+    message = run(verb, *SAMPLE, "Modality=CT", *rest, code=2)
+    assert "written to a folder of this machine" in message
+    assert rest[-1] in message
+    assert list(tmp_path.iterdir()) == []
+
+
 # Differences and histories.
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+from decimal import Decimal
 
 import pyarrow as pa
 import pytest
@@ -62,6 +63,7 @@ DICTIONARY = [
     entry("one", "one_clinical", "sex", "Sex", [("1", "male"), ("2", "female")]),
     entry("one", "one_clinical", "stage", "Stage", [("I", "early"), ("IV", "late")]),
     entry("one", "one_clinical", "grade", None, [("1.0", "low"), ("2.0", "high")]),
+    entry("one", "one_clinical", "dose", None, [("1", "low"), ("2.5", "high")]),
     entry("one", "one_clinical", "site", "Site", [("lung", None), ("liver", None)]),
     entry("one", "one_clinical", "odd", None, [("1", "yes"), ("1", "no")]),
     entry("one", "one_clinical", "age", "Age in years"),
@@ -76,6 +78,10 @@ ROWS = pa.table(
         "sex": pa.array([1, 1, 2, 3, None, 2], pa.int64()),
         "stage": ["I", "IV", "I", "X", None, ""],
         "grade": pa.array([1.0, 2.0, 2.0, 2.5, None, 1.0]),
+        "dose": pa.array(
+            [Decimal("1.000000000"), Decimal("2.500000000"), None, None, None, None],
+            pa.decimal128(38, 9),
+        ),
         "site": ["lung", "liver", "brain", None, "lung", "lung"],
         "odd": ["1", "1", "2", None, None, None],
         "age": pa.array([60, 61, None, 3, 4, 5], pa.int64()),
@@ -209,6 +215,7 @@ def test_codes_become_what_they_mean_and_unknown_ones_are_kept(release, mirror):
     assert columns["sex"] == ["male", "male", "female", "3", None, "female"]
     assert columns["stage"] == ["early", "late", "early", "X", None, ""]
     assert columns["grade"] == ["low", "high", "high", "2.5", None, "low"]
+    assert columns["dose"] == ["low", "high", None, None, None, None]
     # What has no description, or two, stays what it is.
     assert columns["site"] == ROWS.column("site").to_pylist()
     assert columns["odd"] == ["1", "1", "2", None, None, None]

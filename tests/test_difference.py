@@ -405,6 +405,18 @@ def test_a_difference_goes_from_the_older_to_the_newer_whoever_asks():
     assert all(side == sides[0] for side in sides)
 
 
+def test_a_release_that_is_not_surely_what_was_published_is_named():
+    assert intake_idc.diff(24, 25).unsure == ()
+    rebuilt = intake_idc.diff(1, 10)
+    assert [words.split(",")[0] for words in rebuilt.unsure] == [
+        "release 1: survivors only",
+        "release 10: the series that are known; none were published to compare with",
+    ]
+    for words in rebuilt.unsure:
+        assert f"  not exact  {words}" in str(rebuilt).splitlines()
+        assert words in rebuilt._repr_html_()
+
+
 def test_a_value_that_one_release_never_had_selects_nothing_there():
     difference = SAMPLE.search(Modality="SM").diff(1)
     assert difference.counts["added"] == 1

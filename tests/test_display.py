@@ -44,6 +44,11 @@ def test_pairs_are_aligned_under_their_title():
 def test_numbers_stand_to_the_right_and_nothing_breaks_a_line():
     text = display.rows(["n", "text"], [[1, "a\nb\x00"], [1_000, None]])
     assert text.splitlines() == ["    n  text", "    1  a\ufffdb\ufffd", "1,000  -"]
+
+
+def test_no_pair_gives_a_terminal_orders():
+    text = display.pairs("a\x1b[2J", [("where", "\x1b]0;x\x07")])
+    assert text == "a\ufffd[2J\n  where  \ufffd]0;x\ufffd"
     assert display.rows(["n"], []) == "n"
 
 

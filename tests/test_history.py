@@ -251,6 +251,7 @@ def test_what_is_no_name_of_a_series_is_refused():
         ({"SeriesInstanceUID": []}, EmptySelection),
         ({"SeriesInstanceUID": "1", "crdc_series_uuid": "2"}, RequestError),
         ({"SeriesInstanceUID": [1]}, RequestError),
+        ({"SeriesInstanceUID": 1}, RequestError),
         ({"SeriesInstanceUID": ["1.2.3", REVISED]}, UnknownValue),
         ({"crdc_series_uuid": "1.2.3"}, UnknownValue),
     ):

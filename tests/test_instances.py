@@ -12,7 +12,7 @@ import pytest
 from dask.base import tokenize
 from servers import HOST, NginxS3, Server, _executable, _nginx_user, require
 
-from intake_idc import open_idc, open_manifest
+from intake_idc import open_idc, open_manifest, transfer
 from intake_idc.errors import (
     IntegrityError,
     MissingError,
@@ -252,6 +252,15 @@ def test_a_file_with_other_bytes_of_the_same_number_is_found(cohort, table, tmp_
     assert not found.ok
     damaged.unlink()
     assert known.verify(tmp_path, checksum=True).missing == (damaged,)
+
+
+def test_a_file_that_goes_while_it_is_checked_is_not_right(cohort, table, tmp_path):
+    known = cohort.with_instances(table)
+    paths = known.materialize(tmp_path).paths
+    plan = known.plan(tmp_path)
+    found = transfer.present(tmp_path, {s.path.rpartition("/")[0] for s in plan.steps})
+    paths[0].unlink()
+    assert transfer.verify(plan, found, checksum=True).differ == (paths[0],)
 
 
 def test_checking_without_hashes_is_refused(cohort, table, tmp_path):

@@ -209,6 +209,18 @@ def test_a_narrowed_lock_asks_the_narrower_question(locks, tmp_path):
     assert str(direct.selection) in repr(open_lock(tmp_path / "a" / "x.json"))
 
 
+def test_a_part_of_a_lock_does_not_pass_for_the_lock(locks):
+    whole = open_lock(locks["sample"])
+    part = whole.search(Modality="CT")
+    assert f"  lock         {whole.locked.digest}" in str(whole).splitlines()
+    assert f"  part of lock  {whole.locked.digest}" in str(part).splitlines()
+
+
+def test_a_lock_of_a_rebuilt_release_says_so(locks):
+    assert "  sureness     rebuilt" in str(open_lock(locks["sample"])).splitlines()
+    assert "sureness" not in str(open_lock(locks["few"]))
+
+
 def test_a_manifest_can_be_locked(tmp_path):
     path = PAIR.to_manifest(tmp_path / "pair.s5cmd")
     locked = open_lock(
@@ -356,7 +368,8 @@ def test_any_rows_come_back_as_they_were(manifest, listed):
     lock = form.Lock(
         {"of": "manifest", "manifest": "x", "everything": False}
         | {"selection": {"where": [], "sql": []}},
-        {"idc_version": manifest.idc_version},
+        {"idc_version": manifest.idc_version, "source": "x", "sureness": "rebuilt"}
+        | {"tables": None, "digest": {}},
     )
     written = form.write(lock, manifest, "x.json", listed=listed)
     again, rows = form.read(written.text, "x", lambda _: written.side)
@@ -543,6 +556,15 @@ FORGED = {
         {"where": [{"x": 1}], "sql": []},
         "question",
     ),
+    "sql that is none": (["question", "selection", "sql"], [1], "'sql'"),
+    "everything": (["question", "everything"], "no", "'everything'"),
+    "name of a manifest": (["question", "manifest"], 5, "'manifest'"),
+    "unknown key of the pin": (["release", "remark"], "hello", "'release'"),
+    "source": (["release", "source"], None, "'release'"),
+    "tables": (["release", "tables"], 0, "'release'"),
+    "digests": (["release", "digest"], "x", "'release'"),
+    "digest of a table": (["release", "digest", "x.parquet"], 1, "'release'"),
+    "half a character": (["release", "source"], "\ud800", "half a character"),
     "unknown key": (["remark"], "hello", "remark"),
     "mirror": (["mirror"], "aws", "'mirror'"),
     "mirror of nothing": (["mirror"], {"x": 1}, "'mirror'"),
@@ -599,6 +621,24 @@ def test_uuids_and_buckets_are_checked_before_they_are_written(tmp_path):
     with pytest.raises(RequestError, match="not a UUID"):
         odd.lock(tmp_path / "x.json")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["12:00.lock.json", ".c.lock.json", "a\\b.lock.json"])
+def test_a_lock_whose_file_could_not_be_found_again_is_not_written(name, tmp_path):
+    with pytest.raises(RequestError, match="name the lock without"):
+        SLIDES.lock(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+    # Few series need no file beside the lock, and so no name for one.
+    path = PAIR.lock(tmp_path / name)
+    assert open_lock(path).manifest() == PAIR.manifest()
+
+
+def test_a_lock_that_cannot_be_written_leaves_nothing_beside_it(tmp_path):
+    path = tmp_path / "c.lock.json"
+    path.mkdir()
+    with pytest.raises(StorageError, match=r"c\.lock\.json cannot be written"):
+        SLIDES.lock(path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

@@ -262,3 +262,18 @@ def test_the_text_of_a_selection_is_short_however_many_values():
     assert len(str(selection)) < 200
     assert "99,995 more" in str(selection)
     assert duckdb is not None
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    ["\ud800", ["x", "\udfff"], 10**400, -(1 << 127), {"regex": "a{99999999999}"}],
+    ids=["half a character", "in a list", "huge", "least", "regex"],
+)
+def test_a_value_that_neither_sql_nor_a_table_can_hold_is_refused(wanted):
+    with pytest.raises(RequestError):
+        Selection().where({"collection_id": wanted})
+
+
+def test_half_a_character_is_no_condition():
+    with pytest.raises(BadCondition, match="half a character"):
+        Selection().query("collection_id = '\ud800'")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import http.server
 import pickle
+import shutil
+import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -15,10 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import csv
 
-from intake_idc import find_column, open_idc, open_release, sample_path
+from intake_idc import cache, find_column, open_idc, open_release, sample_path
 from intake_idc.errors import (
     IntegrityError,
+    RequestError,
     StorageError,
     TableNotFound,
     UnknownColumn,
@@ -79,17 +84,21 @@ def of_23(table: pa.Table) -> pa.Table:
 
 def write_csv(table: pa.Table, folder: Path) -> None:
     """Write the index as package 17.0.0 has it."""
-    text = table.to_pandas().to_csv()
+    number = pa.array(range(len(table)), pa.int64())
+    text = pa.BufferOutputStream()
+    csv.write_csv(table.add_column(0, "", number), text)
     with zipfile.ZipFile(folder / "idc_index.csv.zip", "w") as archive:
-        archive.writestr("idc_index.csv", text)
+        archive.writestr("idc_index.csv", text.getvalue().to_pybytes())
 
 
-def package(folder: Path, version: str, table: pa.Table, *, csv: bool = False) -> Path:
+def package(
+    folder: Path, version: str, table: pa.Table, *, zipped: bool = False
+) -> Path:
     """Write a package of an older generation, and give its folder."""
     inner = folder / "idc_index_data"
     inner.mkdir(parents=True)
     (inner / "_version.py").write_text(f'version = "{version}"\n')
-    if csv:
+    if zipped:
         write_csv(table, inner)
     else:
         pq.write_table(table, inner / "idc_index.parquet")
@@ -115,8 +124,8 @@ GENERATIONS: dict[str, tuple[str, Callable[[pa.Table], pa.Table], bool]] = {
 @pytest.mark.parametrize("place", ["folder", "package folder", "wheel", "wheel URL"])
 @pytest.mark.parametrize("generation", GENERATIONS)
 def test_every_generation_of_packages_reads_alike(generation, place, today, tmp_path):
-    version, layout, csv = GENERATIONS[generation]
-    root = package(tmp_path / "site", version, layout(today), csv=csv)
+    version, layout, zipped = GENERATIONS[generation]
+    root = package(tmp_path / "site", version, layout(today), zipped=zipped)
     spec = {
         "folder": str(root / "idc_index_data"),
         "package folder": str(root),
@@ -578,3 +587,141 @@ def test_a_whole_package_is_fetched_from_where_it_is_published(
     monkeypatch.delenv("INTAKE_IDC_ARTIFACTS")
     assert open_release(19) == release
     assert len(list(cache_folder.rglob("*.parquet"))) == 2
+
+
+# What changes while a process runs, and what is broken.
+
+
+def test_a_day_after_a_package_came_out_is_not_answered_by_it(today, tmp_path):
+    old = open_release("current", package(tmp_path / "17", "17.0.99", of_17(today)))
+    with pytest.raises(UnknownRelease, match="no release 19 in"):
+        old.at("2024-09-01")
+
+
+def test_a_pickle_is_not_opened_with_tables_that_do_not_know_the_release(tmp_path):
+    tables = tmp_path / "tables"
+    shutil.copytree(sample_path() / "tables", tables)
+    pickled = pickle.dumps(open_release(2, tables))
+    path = tables / "version_metadata_index.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 1), path)
+    with pytest.raises(UnknownRelease, match="no release 2 in"):
+        pickle.loads(pickled)
+
+
+def test_tables_that_are_replaced_under_a_release_are_not_mixed_with_it(tmp_path):
+    tables = tmp_path / "tables"
+    shutil.copytree(sample_path() / "tables", tables)
+    release = open_release(2, tables)
+    assert release.table(["Modality"], EVERYTHING).num_rows == 4
+    path = tables / "idc_index.parquet"
+    one = pq.read_table(path).slice(0, 1)
+    pq.write_table(one, tmp_path / "one.parquet")
+    (tmp_path / "one.parquet").replace(path)
+    with pytest.raises(IntegrityError, match="open the release again"):
+        release.table(["Modality"], EVERYTHING)
+    assert open_release(2, tables).table(["Modality"], EVERYTHING).num_rows == 1
+    assert open_release(2, tables).info.series == 1
+
+
+def test_a_table_that_is_put_where_the_error_says_is_read(tmp_path):
+    shutil.copy(sample_path() / "tables" / "idc_index.parquet", tmp_path)
+    release = open_release("current", tmp_path)
+    assert release.table(["Modality"], EVERYTHING).num_rows == 4
+    with pytest.raises(TableNotFound) as missing:
+        open_release(1, tmp_path)
+    assert str(tmp_path / "prior_versions_index.parquet") in str(missing.value)
+    prior = sample_path() / "tables" / "prior_versions_index.parquet"
+    shutil.copy(prior, tmp_path)
+    assert open_release(1, tmp_path).table(["Modality"], EVERYTHING).num_rows == 3
+
+
+def test_a_wheel_that_was_cleared_from_the_cache_is_unpacked_again(
+    today, tmp_path, cache_folder
+):
+    path = wheel(package(tmp_path / "19", "19.0.99", of_17(today)), "19.0.99")
+    assert cache.folder() == cache_folder
+    release = open_release("current", path)
+    assert release.distinct("collection_id")
+    cache.clear()
+    with pytest.raises(StorageError, match="has gone from"):
+        release.distinct("Modality")
+    assert open_release("current", path).distinct("Modality")
+
+
+def test_a_child_of_a_fork_leaves_the_parents_tables_alone():
+    release = open_release(2, f"file://{sample_path() / 'tables'}")
+    child = subprocess.run(
+        [sys.executable, "-c", FORKING, release.spec or ""],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (child.returncode, child.stdout) == (0, "4"), child.stderr
+
+
+FORKING = """
+import os, sys
+from intake_idc.release import open_release
+release = open_release(2, sys.argv[1])
+child = os.fork()
+if child == 0:
+    sys.exit(0)
+os.waitpid(child, 0)
+print(len(release.index_table("idc_index")), end="")
+"""
+
+
+def damaged(method: str, path: Path) -> None:
+    """Write a wheel whose index is in the archive, but cannot be taken out."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("idc_index_data/idc_index.parquet", bytes(range(256)) * 90)
+    data = bytearray(path.read_bytes())
+    local, central = 0, data.index(b"PK\x01\x02")
+    if method == "encrypted":
+        data[local + 6] |= 1
+        data[central + 8] |= 1
+    elif method == "unknown":
+        data[local + 8] = data[central + 10] = 99
+    else:
+        start = data.index(b"idc_index.parquet") + len(b"idc_index.parquet")
+        data[start : start + 40] = b"\xff" * 40
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("method", ["encrypted", "unknown", "garbled"])
+def test_a_wheel_that_cannot_be_unpacked_is_an_error_of_ours(method, tmp_path):
+    path = tmp_path / "idc_index_data-20.0.9-py3-none-any.whl"
+    damaged(method, path)
+    with pytest.raises(StorageError, match="cannot be read"):
+        open_release(20, path)
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["~nobody-of-that-name/x", "a\0b", "reference://x", "tar://x::{here}"],
+)
+def test_a_place_that_cannot_be_one_is_an_error_of_ours(place):
+    with pytest.raises(StorageError, match="cannot be read"):
+        open_release(20, place.format(here=__file__))
+
+
+@pytest.mark.parametrize("digest", [5, ["x"], {"idc_index.parquet": 5}])
+def test_a_digest_that_is_none_is_refused(digest):
+    with pytest.raises(RequestError, match="digest is SHA-256"):
+        open_release(2, "sample", digest)
+
+
+def test_a_schema_that_is_damaged_is_named(tmp_path):
+    tables = tmp_path / "tables"
+    shutil.copytree(sample_path() / "tables", tables)
+    (tables / "idc_index_schema.json").write_text("[1", "utf-8")
+    with pytest.raises(IntegrityError, match="not the schema"):
+        find_column("modality", tables)
+
+
+@pytest.mark.parametrize("name", ["b*c", "a[x]", "q?r", "it's, a {folder}"])
+def test_a_folder_is_its_name_and_no_pattern(name, tmp_path):
+    for folder in (name, "bXc", "ax", "qXr"):
+        shutil.copytree(sample_path() / "tables", tmp_path / folder)
+    release = open_release(2, tmp_path / name)
+    assert release.table(["Modality"], EVERYTHING).num_rows == 4

@@ -280,11 +280,12 @@ def _cells(source: Source) -> Iterator[str]:
     licence = source.license_short_name or "unknown"
     if source.conflicting:
         licence += " (conflicting)"
-    values = (
+    texts = (
         _link(source.url, source.text),
         _link(source.license_url, licence),
         html.escape(", ".join(source.collections)),
-        f"{source.series:,}",
-        display.bytes_text(source.size),
     )
-    return (f"<td style='text-align:left'>{value}</td>" for value in values)
+    amounts = f"{source.series:,}", display.bytes_text(source.size)
+    yield from (f"<td style='text-align:left'>{text}</td>" for text in texts)
+    style = "text-align:right;white-space:nowrap"
+    yield from (f"<td style='{style}'>{amount}</td>" for amount in amounts)

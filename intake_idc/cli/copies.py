@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from intake_idc.cli.options import (
+    LocalPath,
     cohort,
     cohort_options,
     mirror_options,
@@ -31,7 +32,7 @@ target_option = click.option(
     "target",
     required=True,
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=LocalPath(path_type=Path),
     help="The folder to copy to.",
 )
 
@@ -46,7 +47,7 @@ target_option = click.option(
 @click.option(
     "--report",
     metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=LocalPath(dir_okay=False, path_type=Path),
     help="Write one JSON line for each object.",
 )
 @click.option(
@@ -112,7 +113,7 @@ def reported(run: Callable[[], Report], path: Path | None = None) -> None:
 @template_option
 @objects_option
 @click.option("--checksum", is_flag=True, help="Read every file and compare its MD5.")
-@click.argument("target", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("target", metavar="DIR", type=LocalPath(path_type=Path))
 def verify(
     mirror: str | None,
     endpoint_url: str | None,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LOCK_SUFFIX",
     "Listing",
+    "LocalPath",
     "add",
     "cohort",
     "cohort_options",
@@ -83,6 +84,19 @@ def named_columns(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",")]
 
 
+class LocalPath(click.Path):
+    """A path of this machine; a URL would become a folder called "s3:"."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Give the path, which `pathlib` is not asked for before it is one."""
+        if "://" in str(value):
+            msg = f"it is written to a folder of this machine; got {str(value)!r}"
+            self.fail(msg, param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Listing(click.Group):
     """A group that lists where no command is named."""
 
@@ -101,7 +115,7 @@ def output_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any
         "-o",
         "--output",
         metavar="FILE",
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=LocalPath(dir_okay=False, path_type=Path),
         help=text,
     )
 

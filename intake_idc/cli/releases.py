@@ -98,7 +98,10 @@ def diff(
     found = compare(first, second)
     if kind == "changed" and not found.attributes_compared:
         # An empty list would say that nothing has changed.
-        msg = f"--list changed: it is not known; {found.attributes_note}"
+        msg = (
+            f"--list changed: it is not known; {found.attributes_note} "
+            "(here: --old-tables)"
+        )
         raise RequestError(msg)
     if as_json:
         out.as_json(_facts(found, by_collection=by_collection))
@@ -140,6 +143,7 @@ def _facts(found: Difference, *, by_collection: bool) -> dict[str, object]:
         "old": found.old,
         "new": found.new,
         "sources": found.sources,
+        "unsure": found.unsure,
         "series": found.counts,
         "bytes": found.bytes,
         "attributes_compared": found.attributes_compared,

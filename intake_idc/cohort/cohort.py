@@ -152,8 +152,18 @@ class Cohort:
         """
         return replace(self, everything=True)
 
-    def at(self, idc_version: int) -> Cohort:
-        """Ask another release the same."""
+    def at(self, idc_version: int | str) -> Cohort:
+        """Ask another release the same: by its number, or by a day.
+
+        >>> from intake_idc import open_idc
+        >>> open_idc(25).search(Modality="CT").at("2024-09-01")
+        <Cohort of IDC release 19: Modality = 'CT'>
+
+        Raises
+        ------
+        UnknownRelease
+            The tables do not know it, or the day is before the first.
+        """
         rows = self.release.at(idc_version)
         # The objects that are known are those of this release.
         return replace(self, rows=rows, problems=(), objects=None)
@@ -718,7 +728,9 @@ class Cohort:
             The template leads outside the target, or names no column.
         RequestError
             Something cannot be written, such as a column of floating-point numbers
-            that the template names.
+            that the template names, or a file beside a lock with ":" in its name.
+        StorageError
+            The folder cannot be written to, or the disk is full; the old lock holds.
         """
         target = writing.local_path(path)
         self._lock(target, dir_template, mirror)
@@ -836,7 +848,11 @@ class Cohort:
             rebuilt = [("rebuilt", self.rows.rebuilt)]
         locked: list[tuple[str, object]] = []
         if self.locked is not None:
-            locked = [("lock", self.locked.digest)]
+            sureness = self.locked.release.get("sureness")
+            locked = [("sureness", sureness)] if sureness != "exact" else []
+            # Of a part of the lock this is not the digest.
+            part = "part of lock" if self.selection else "lock"
+            locked.append((part, self.locked.digest))
         return [
             ("where", self._where),
             *counted,

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from intake_idc import display
-from intake_idc.release import difference
+from intake_idc.release import REBUILT, Release, difference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,6 +67,8 @@ class Difference:
     """Attributes that only one of the releases has."""
     sources: tuple[str, str] = ("", "")
     """Where the older and the newer release were read from."""
+    unsure: tuple[str, ...] = ()
+    """Of a release that is not surely what was published: how it stands, in words."""
 
     def _uids(self, kind: str) -> tuple[str, ...]:
         import pyarrow.compute as pc
@@ -179,6 +181,7 @@ class Difference:
             ("unchanged", f"{count['unchanged']}, {size['unchanged']}"),
             ("changed", changed),
         ]
+        items += [("not exact", words) for words in self.unsure]
         if self.attributes_note:
             items.append(("note", self.attributes_note))
         if self.columns_left_out:
@@ -280,7 +283,16 @@ def compare(
         columns_compared=attributes.columns,
         columns_left_out=attributes.left_out,
         sources=(old.source, new.source),
+        unsure=tuple(filter(None, map(_unsure, (old, new)))),
     )
+
+
+def _unsure(rows: Series) -> str:
+    """Say how a release stands that is not surely what was published."""
+    words = rows.rebuilt if isinstance(rows, Release) else None
+    if words is None or words.startswith(REBUILT["exact"]):
+        return ""
+    return f"release {rows.idc_version}: {words.rpartition(';')[0]}"
 
 
 def _by_collection(found: difference.Compared) -> pa.Table:

@@ -130,11 +130,17 @@ def _put(path: Path, written: form.Written) -> None:
     Until then the old lock holds, because the new Parquet file has another name.
     """
     old = _side_of(path)
-    side = None
+    side, new = None, False
     if written.side is not None and written.side_name is not None:
         side = path.with_name(written.side_name)
+        new = not side.exists()
         writing.write_bytes(side, written.side)
-    writing.write_bytes(path, written.text)
+    try:
+        writing.write_bytes(path, written.text)
+    except BaseException:
+        if new and written.side_name is not None:
+            _drop(path, written.side_name)
+        raise
     if side is not None and written.side is not None and not side.exists():
         # Another writer took it for its own old one, between those two lines.
         writing.write_bytes(side, written.side)
@@ -224,7 +230,7 @@ def open_lock(
     except RequestError as error:
         msg = f"the lock {name} is damaged: its question is none ({error})"
         raise IntegrityError(msg, path=name) from error
-    if digest is not None and digest.lower() != lock.digest:
+    if digest is not None and str(digest).strip().lower() != lock.digest:
         msg = f"the lock {name} has the digest {lock.digest}, expected {digest}"
         raise IntegrityError(msg, path=name, found=lock.digest, expected=digest)
     rows = FixedRows(manifest, lock.release.get("tables"), lock=lock)

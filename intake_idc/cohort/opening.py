@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterable
 from lzma import LZMAError
 from typing import TYPE_CHECKING, Literal
 
@@ -201,7 +202,13 @@ def open_series(
 
 def _names(key: Key, value: object) -> tuple[list[str], list[Problem]]:
     """Give the names once each, and remark those that were there before."""
-    given = [value] if isinstance(value, str) else list(value)  # type: ignore[call-overload]
+    if isinstance(value, str):
+        given: list[object] = [value]
+    elif isinstance(value, Iterable):
+        given = list(value)
+    else:
+        msg = f"{key} is text, or several; got {value!r}, {type(value).__name__}"
+        raise RequestError(msg, column=key)
     first: dict[str, int] = {}
     problems = []
     for number, item in enumerate(given, 1):

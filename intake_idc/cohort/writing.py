@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from intake_idc.errors import IntegrityError, MissingError, RequestError
+from intake_idc.errors import (
+    IDCError,
+    IntegrityError,
+    MissingError,
+    RequestError,
+    StorageError,
+)
 from intake_idc.files import beside
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pyarrow as pa
 
     from intake_idc.manifest import Manifest
@@ -60,7 +69,7 @@ def write_table(path: Path, table: pa.Table) -> None:
     if suffix not in writers:
         msg = f"a table ends in .csv or .parquet; got {path.name!r}"
         raise RequestError(msg)
-    with beside(path) as part:
+    with _beside(path) as part:
         writers[suffix](table, part)
 
 
@@ -159,14 +168,36 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100
 
 
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Give a file to write, which takes its place when it is whole."""
+    try:
+        with beside(path) as part:
+            yield part
+    except IDCError:
+        raise
+    except OSError as error:
+        msg = (
+            f"{path} cannot be written: {error.strerror or error}; "
+            "what was there before is as it was"
+        )
+        raise StorageError(msg, path=str(path)) from error
+
+
 def _write_text(path: Path, text: str) -> None:
-    with beside(path) as part:
+    with _beside(path) as part:
         part.write_bytes(text.encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file that is whole even after the machine has lost its power."""
-    with beside(path) as part, part.open("xb") as file:
+    """Write a file that is whole even after the machine has lost its power.
+
+    Raises
+    ------
+    StorageError
+        The folder cannot be written to, or the disk is full.
+    """
+    with _beside(path) as part, part.open("xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from intake_idc import display
@@ -385,4 +386,8 @@ def _text(value: object) -> str:
     """Give a value as the dictionary writes codes: 1.0 is 1."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
+    if isinstance(value, Decimal):
+        # NUMERIC of BigQuery has nine digits after the point, always.
+        text = f"{value:f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
     return str(value)

@@ -7,10 +7,10 @@ needed, those that lie close together at once. Nothing here knows what the rows 
 from __future__ import annotations
 
 import datetime as dt
+import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from intake_idc.errors import IntegrityError, WrongSize
@@ -37,6 +37,8 @@ FIRST_TAIL = 64 << 10
 """Bytes that are read from the end of a file whose footer's length is not known."""
 GAP = 64 << 10
 """Bytes between two column chunks up to which one request reads both."""
+LONGEST_FOOTER = 64 << 20
+"""Bytes up to which a footer is read; the widest of IDC takes 570 kB."""
 HELD_FOOTERS = 32 << 20
 """Bytes of footers that a process holds, so that a file's is read once."""
 PADDING = 128
@@ -55,7 +57,7 @@ class ExportFile:
     url: str
     """Full URL or path."""
     etag: str | None = None
-    """Entity tag, where the store gives one."""
+    """What changes when the file does; None where the store does not tell."""
 
     @property
     def name(self) -> str:
@@ -84,12 +86,8 @@ class Footer:
     """What pyarrow makes of it."""
     length: int
     """Bytes that it takes, its frame included."""
-
-    @cached_property
-    def schema(self) -> pa.Schema:
-        """The columns and their Arrow types, without remarks of the writer."""
-        found: pa.Schema = self.metadata.schema.to_arrow_schema()
-        return found.remove_metadata()
+    schema: pa.Schema
+    """The columns and their Arrow types, without remarks of the writer."""
 
     def bounds(self, names: Collection[str]) -> dict[str, list[Bounds | None]]:
         """Give what is known of plain columns, by name and for each row group.
@@ -120,8 +118,9 @@ def _bounds(chunk: pq.ColumnChunkMetaData, rows: int) -> Bounds | None:
     if statistics.has_min_max:
         try:
             low, high = statistics.min, statistics.max
-        except (ValueError, OverflowError):
-            # A text that was cut within a character, or a date beyond Python's.
+        except (ValueError, OverflowError, NotImplementedError):
+            # A text that was cut within a character, a date beyond Python's, or a
+            # decimal that older pyarrow does not unpack.
             low = high = None
         plain = {type(low), type(high)}
         if plain not in ({str}, {int}, {dt.date}):
@@ -157,6 +156,16 @@ class _Held:
 _HELD = _Held()
 
 
+def _after_fork() -> None:
+    """Begin anew: a thread that did not come along into the child may have the lock."""
+    global _HELD  # noqa: PLW0603
+    _HELD = _Held()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def read_footer(
     file: ExportFile, mirror: Mirror, bucket: str, tail: int = FIRST_TAIL
 ) -> Footer:
@@ -188,12 +197,14 @@ def read_footer(
     data = _HELD.get(key)
     if data is None:
         data = _tail(file, mirror, bucket, tail)
-        _HELD.put(key, data)
+        if file.etag is not None:
+            _HELD.put(key, data)
     try:
         metadata = pq.read_metadata(pa.BufferReader(data))
-    except (pa.ArrowException, OSError) as error:
+        schema = metadata.schema.to_arrow_schema().remove_metadata()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(file, f"its footer cannot be read: {error}") from error
-    return Footer(metadata, len(data))
+    return Footer(metadata, len(data), schema)
 
 
 def _tail(file: ExportFile, mirror: Mirror, bucket: str, guess: int) -> bytes:
@@ -207,7 +218,7 @@ def _tail(file: ExportFile, mirror: Mirror, bucket: str, guess: int) -> bytes:
             raise _damaged(file, "its end is missing")
         raise _damaged(file, f"it begins with {head.lstrip()[:20]!r}")
     length = int.from_bytes(data[-8:-4], "little") + 8
-    if length > file.size:
+    if length > min(file.size, LONGEST_FOOTER):
         raise _damaged(file, f"its footer would take {length} bytes")
     if length > len(data):
         data = _range(store, file, file.size - length, file.size)
@@ -215,7 +226,7 @@ def _tail(file: ExportFile, mirror: Mirror, bucket: str, guess: int) -> bytes:
 
 
 def _range(store: Any, file: ExportFile, start: int, stop: int) -> bytes:
-    data: bytes = store.read(file.key, start, stop)
+    data: bytes = store.read(file.key, start, stop, file.etag)
     if len(data) != stop - start:
         msg = f"{file.url}: got {len(data)} bytes from {start} to {stop} of {file.size}"
         raise WrongSize(msg, url=file.url, got=len(data), expected=stop - start)

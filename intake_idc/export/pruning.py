@@ -123,29 +123,37 @@ def parsed(
     Raises
     ------
     BadCondition
-        It asks another question inside.
+        It asks another question inside, or names a column by its place.
     """
     statement = literal(f"SELECT 1 WHERE (\n{condition}\n)")
     text = database.rows(f"SELECT json_serialize_sql({statement})")[0][0]
     answer = json.loads(text)
     by_name = {name.lower(): name for name in columns}
-    if answer.get("error") or not answer.get("statements"):
-        # No tree: every column whose name stands there, and no file is left out.
-        words = set(re.findall(r"\w+", condition.lower()))
-        return [name for low, name in by_name.items() if low in words], All()
-    where = answer["statements"][0]["node"]["where_clause"]
+    # A question that DuckDB 2 makes into several, such as PIVOT, has no tree.
+    where = None
+    if not answer.get("error"):
+        where = answer["statements"][0]["node"]["where_clause"]
     named: dict[str, None] = {}
     for node in _nodes(where):
         kind = node.get("class")
-        if kind == "SUBQUERY":
-            msg = f"a condition looks at one row at a time; got {condition!r}"
-            raise BadCondition(msg, condition=condition)
+        if kind in ("SUBQUERY", "POSITIONAL_REFERENCE"):
+            where = None
+            break
         if kind == "STAR":
             named.update(dict.fromkeys(columns))
         if kind == "COLUMN_REF":
             name = _column(node, table, by_name)
             if name is not None:
                 named[name] = None
+            elif node["column_names"][0].lower() == table.lower():
+                # The row as a whole.
+                named.update(dict.fromkeys(columns))
+    if where is None:
+        msg = (
+            "a condition looks at one row at a time, and at columns by their names; "
+            f"got {condition!r}"
+        )
+        raise BadCondition(msg, condition=condition)
 
     def column(node: Mapping[str, Any]) -> str | None:
         plain = node.get("class") == "COLUMN_REF"

@@ -2,8 +2,8 @@
 
 The footers of a wide table are a large part of it: half a megabyte for each file of
 `dicom_all`, two gigabytes together. Of them the bounds of the columns that conditions
-name are kept, in the process, and in the cache where a store gives entity tags by which
-a file is known to be the same.
+name are kept, in the process, and in the cache where a store tells what changes when a
+file does: an entity tag, or time and inode.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -41,16 +40,21 @@ class Remembered:
     def __init__(self, table: str) -> None:
         digest = hashlib.sha256(table.encode()).hexdigest()[:32]
         self._name = f"export/{digest}.json"
-        self._lock = threading.Lock()
-        self._known: dict[ExportFile, dict[str, Sequence[Bounds | None]]] | None = None
-        self._learned = False
+        self._known: dict[ExportFile, Mapping[str, Sequence[Bounds | None]]] = {}
+        self._opened = self._learned = False
+
+    # Threads share this without a lock, which a fork would copy as it is: what is
+    # known of a file is replaced, never changed, and what two threads learn at once
+    # may be learned again.
 
     def of(
         self, file: ExportFile, files: Sequence[ExportFile]
     ) -> Mapping[str, Sequence[Bounds | None]]:
         """Give what is known of a file, which is one of ``files``."""
-        with self._lock:
-            return self._held(files).get(file, {})
+        if not self._opened:
+            self._known = self._read(files) | self._known
+            self._opened = True
+        return self._known.get(file, {})
 
     def learn(
         self,
@@ -59,55 +63,41 @@ class Remembered:
         files: Sequence[ExportFile],
     ) -> None:
         """Add what a footer said."""
-        with self._lock:
-            known = self._held(files).setdefault(file, {})
-            if not set(bounds) <= set(known):
-                known.update(bounds)
-                self._learned = True
+        known = self.of(file, files)
+        if not set(bounds) <= set(known):
+            self._known[file] = {**known, **bounds}
+            self._learned = True
 
     def keep(self) -> None:
         """Write down what was learned, if there is a cache to write to."""
-        with self._lock:
-            if not self._learned or self._known is None or cache.folder() is None:
-                return
-            self._learned = False
-            rows = [
-                [
-                    file.key,
-                    file.size,
-                    file.etag,
-                    {n: _plain(b) for n, b in known.items()},
-                ]
-                for file, known in self._known.items()
-                if file.etag and known
-            ]
+        if not self._learned or cache.folder() is None:
+            return
+        self._learned = False
+        rows = [
+            [file.key, file.size, file.etag, {n: _plain(b) for n, b in known.items()}]
+            for file, known in list(self._known.items())
+            if file.etag and known
+        ]
         if rows:
             # A full disk costs the next process some requests, and nothing else.
             with suppress(OSError), cache.adding(self._name) as part:
                 part.write_text(json.dumps([FORM, rows]), "utf-8")
 
-    def _held(
-        self, files: Sequence[ExportFile]
-    ) -> dict[ExportFile, dict[str, Sequence[Bounds | None]]]:
-        if self._known is None:
-            self._known = self._read(files)
-        return self._known
-
     def _read(
         self, files: Sequence[ExportFile]
-    ) -> dict[ExportFile, dict[str, Sequence[Bounds | None]]]:
+    ) -> dict[ExportFile, Mapping[str, Sequence[Bounds | None]]]:
         path = cache.find(self._name)
         if path is None:
             return {}
         by_state = {(f.key, f.size, f.etag): f for f in files if f.etag}
-        found: dict[ExportFile, dict[str, Sequence[Bounds | None]]] = {}
+        found: dict[ExportFile, Mapping[str, Sequence[Bounds | None]]] = {}
         try:
             form, rows = json.loads(path.read_text("utf-8"))
             for key, size, etag, known in rows if form == FORM else ():
                 file = by_state.get((key, size, etag))
                 if file is not None:
                     found[file] = {name: _bounds(b) for name, b in known.items()}
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, LookupError, AttributeError):
             # Somebody's hand was in the cache: the footers are read again.
             return {}
         return found

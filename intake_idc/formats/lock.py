@@ -97,6 +97,7 @@ _KEYS = {
     "source_dois",
 }
 _QUESTION_KEYS = {"everything", "manifest", "of", "selection"}
+_RELEASE_KEYS = {"digest", "idc_version", "source", "sureness", "tables"}
 _SERIES_KEYS = {"columns", "count", "digest"}
 
 _UUID = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
@@ -177,7 +178,8 @@ def write(
     ------
     RequestError
         Something cannot be written: a number that JSON does not have, a column of
-        the template that is neither text nor whole numbers, runs of instances.
+        the template that is neither text nor whole numbers, runs of instances, a
+        name by which the Parquet file could not be found again.
     """
     rows = _rows_of(manifest, lock.dir_template)
     _check_rows(rows, name, RequestError)
@@ -192,6 +194,13 @@ def write(
         series["rows"] = rows.to_pylist()
         return Written(_render(document), document["digest"])
     series["file"] = side_name(name, series["digest"])
+    if not _SIDE.fullmatch(series["file"]):
+        msg = (
+            f"a lock of {rows.num_rows:,} series has a Parquet file beside it, which "
+            f"cannot be called {series['file']!r}; name the lock without : and \\, "
+            "with no dot first, and shorter than 220 characters"
+        )
+        raise RequestError(msg, name=name)
     return Written(
         _render(document), document["digest"], series["file"], _to_parquet(rows)
     )
@@ -453,6 +462,10 @@ def read(data: bytes, name: str, side: Callable[[str], bytes]) -> tuple[Lock, Ma
     """
     document = _parse(data, name)
     _check_format(document, name)
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        _refuse(name, f"it holds half a character ({error})")
     missing = sorted(_KEYS - set(document)) or sorted(set(document) - _KEYS)
     if missing:
         _refuse(name, f"its keys are not those of a lock: {', '.join(missing)}")
@@ -523,24 +536,45 @@ def _check_format(document: Mapping[str, Any], name: str) -> None:
 
 def _lock(document: Mapping[str, Any], name: str) -> Lock:
     """Give what stands beside the series, its kinds checked."""
-    question, release = document["question"], document["release"]
     mirror, template = document["mirror"], document["dir_template"]
+    _check_question(document["question"], name)
+    _check_pin(document["release"], name)
+    if mirror is not None and not isinstance(mirror, dict):
+        _refuse(name, "'mirror' is null or an object")
+    if template is not None and not isinstance(template, str):
+        _refuse(name, "'dir_template' is null or a text")
+    digest = document["digest"]
+    return Lock(document["question"], document["release"], mirror, template, digest)
+
+
+def _check_question(question: object, name: str) -> None:
     if not isinstance(question, dict) or set(question) != _QUESTION_KEYS:
         _refuse(name, f"'question' holds {', '.join(sorted(_QUESTION_KEYS))}")
     asked = question["selection"]
     lists = [asked.get(k) for k in ("where", "sql")] if isinstance(asked, dict) else []
     if not lists or not all(isinstance(each, list) for each in lists):
         _refuse(name, "'selection' has no lists 'where' and 'sql'")
+    if not all(isinstance(condition, str) for condition in asked["sql"]):
+        _refuse(name, "'sql' is a list of texts")
     if question["of"] not in ("release", "manifest"):
         _refuse(name, f"'of' is 'release' or 'manifest', not {question['of']!r}")
-    version = release.get("idc_version") if isinstance(release, dict) else None
+    if not isinstance(question["everything"], bool):
+        _refuse(name, "'everything' is true or false")
+    if not isinstance(question["manifest"], str | None):
+        _refuse(name, "'manifest' is null or a text")
+
+
+def _check_pin(release: object, name: str) -> None:
+    if not isinstance(release, dict) or set(release) != _RELEASE_KEYS:
+        _refuse(name, f"'release' holds {', '.join(sorted(_RELEASE_KEYS))}")
+    version, digests = release["idc_version"], release["digest"]
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         _refuse(name, "'release' has no number under 'idc_version'")
-    if mirror is not None and not isinstance(mirror, dict):
-        _refuse(name, "'mirror' is null or an object")
-    if template is not None and not isinstance(template, str):
-        _refuse(name, "'dir_template' is null or a text")
-    return Lock(question, release, mirror, template, document["digest"])
+    said = [release["source"], release["sureness"]]
+    said += [] if release["tables"] is None else [release["tables"]]
+    said += digests.values() if isinstance(digests, dict) else [None]
+    if not all(isinstance(text, str) for text in said):
+        _refuse(name, "'release' holds texts beside its number")
 
 
 def _rows(

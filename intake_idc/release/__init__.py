@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from intake_idc import cache
 from intake_idc.errors import TableNotFound, UnknownColumn, UnknownRelease
-from intake_idc.release import derived, history
+from intake_idc.release import derived, facts, history
 from intake_idc.release.columns import Column, Columns, find_column
 from intake_idc.release.database import Database, database, forget
 from intake_idc.release.derived import POSITION
@@ -457,10 +457,7 @@ def open_release(
         own = own_tables(number)
         if own is not None:
             return Release(number, own, None)
-    if not 1 <= number <= newest:
-        mend = "; a newer idc-index-data may know it" if number > newest else ""
-        msg = f"no release {number} in {found.source}, which knows 1 to {newest}{mend}"
-        raise UnknownRelease(msg, idc_version=number)
+    _check_known(number, newest, found)
     if number < newest and not found.has("prior_versions_index"):
         msg = (
             f"release {number} is rebuilt from prior_versions_index, which is not "
@@ -477,7 +474,18 @@ def _reopened(
     digest: Mapping[str, str] | None,
     asked: str | None,
 ) -> Release:
-    return Release(idc_version, find_tables(spec, digest), asked)
+    found = find_tables(spec, digest)
+    newest = found.newest if found.newest is not None else database(found).newest
+    _check_known(idc_version, newest, found)
+    return Release(idc_version, found, asked)
+
+
+def _check_known(idc_version: int, newest: int, tables: Tables) -> None:
+    if not 1 <= idc_version <= newest:
+        more = idc_version > newest
+        mend = "; a newer idc-index-data may know it" if more else ""
+        msg = f"no release {idc_version} in {tables.source}, which knows 1 to {newest}"
+        raise UnknownRelease(f"{msg}{mend}", idc_version=idc_version)
 
 
 def _number(idc_version: int | str, newest: int, tables: Tables) -> int:
@@ -508,6 +516,10 @@ def _current_on(day: str, tables: Tables) -> int:
         known = f"the first came out on {first}" if first else "they carry no dates"
         msg = f"no release of {tables.source} was out on {day}; {known}"
         raise UnknownRelease(msg, idc_version=day)
+    if tables.package is not None:
+        # It does not know which releases came after it.
+        later = {v: date for v, date in facts.dates().items() if v > max(dates)}
+        before += [version for version, date in later.items() if date <= day]
     return max(before)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from intake_idc import display
-from intake_idc.errors import UnknownColumn, nearest
+from intake_idc.errors import IntegrityError, UnknownColumn, nearest
 from intake_idc.release.database import database
 from intake_idc.release.tables import find_tables
 
@@ -178,15 +178,19 @@ def _published(tables: Tables) -> list[Column]:
 
 
 def _from_schema(table: str, path: Path, *, at_hand: bool) -> list[Column]:
-    schema: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return [
-        Column(
-            table,
-            str(column["name"]),
-            str(column.get("type", "")),
-            column.get("mode") == "REPEATED",
-            str(column.get("description") or ""),
-            at_hand,
-        )
-        for column in schema.get("columns", ())
-    ]
+    try:
+        schema: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return [
+            Column(
+                table,
+                str(column["name"]),
+                str(column.get("type", "")),
+                column.get("mode") == "REPEATED",
+                str(column.get("description") or ""),
+                at_hand,
+            )
+            for column in schema.get("columns", ())
+        ]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        msg = f"{path} is not the schema of a table: {error!r}"
+        raise IntegrityError(msg, path=str(path)) from error

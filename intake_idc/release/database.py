@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import functools
+import glob
 import os
 import threading
 from contextlib import contextmanager
@@ -60,13 +61,15 @@ class Database:
         connection = duckdb.connect(":memory:")
         every = (self.tables, *self._others)
         files = [each.local(table) for each in every for table in each.names]
+        # A file is looked for as a pattern, and read as what that finds.
+        allowed = {*map(str, files), *(glob.escape(str(file)) for file in files)}
         # What is fetched on demand comes later, into a folder of its own.
         folders = [f"{each.extra}{os.sep}" for each in every if each.extra is not None]
         for statement in (
             "SET autoinstall_known_extensions = false",
             "SET autoload_known_extensions = false",
             "SET parquet_metadata_cache = true",
-            f"SET allowed_paths = [{', '.join(map(literal, files))}]",
+            f"SET allowed_paths = [{', '.join(map(literal, allowed))}]",
             f"SET allowed_directories = [{', '.join(map(literal, folders))}]",
             "SET enable_external_access = false",
             "SET lock_configuration = true",
@@ -99,6 +102,13 @@ class Database:
         try:
             yield
         except duckdb.Error as error:
+            gone = [name for name in self._scans if not self.tables.has(name)]
+            if gone:
+                msg = (
+                    f"the table {gone[0]} of {self.tables.source} has gone from "
+                    f"{self.tables.folder} while it was in use; open the release again"
+                )
+                raise StorageError(msg, source=self.tables.source) from error
             msg = f"the tables of {self.tables.source} cannot be read: {error}"
             raise StorageError(msg, source=self.tables.source) from error
 
@@ -134,7 +144,9 @@ class Database:
     def scan(self, table: str) -> str:
         """Give the SQL that reads one table in place, with the columns of today."""
         if table not in self._scans:
-            scan = f"read_parquet({literal(self.tables.path(table))})"
+            # To DuckDB "b*c" is every folder so named.
+            path = glob.escape(str(self.tables.path(table)))
+            scan = f"read_parquet({literal(path)})"
             columns = self.described(scan)
             self._scans[table] = generations.ironed(table, scan, columns) or scan
         return self._scans[table]
@@ -254,7 +266,9 @@ class Database:
                 f"crdc_series_uuid IN ({', '.join(map(literal, group.uuids))}) "
                 f"THEN {lacking}::UBIGINT"
             )
-        since = f"{1 << newest + 1}::UBIGINT - ({bit} series_revised_idc_version)"
+        # The index is the newest release, whatever it says of a row.
+        revised = f"least(coalesce(series_revised_idc_version, {newest}), {newest})"
+        since = f"{1 << newest + 1}::UBIGINT - ({bit} {revised})"
         but = (
             f"CASE {' '.join(whens)} ELSE {ALL_BITS}::UBIGINT END"
             if whens
@@ -265,7 +279,8 @@ class Database:
         ]
         if self.tables.has("prior_versions_index"):
             held = f"({bit} (max_idc_version + 1)) - ({bit} min_idc_version)"
-            prior = self._prior_series_sql(extra=f", bit_or({held}) AS releases")
+            older = f"bit_or({held}) & {(1 << newest) - 1}::UBIGINT"
+            prior = self._prior_series_sql(extra=f", {older} AS releases")
             parts.append(self._borrowing_sql(prior, columns))
             for row in exceptions().published_only:
                 bits = sum(1 << v for v in row["versions"])
@@ -435,7 +450,10 @@ def joint(*tables: Tables) -> Database:
     singles = [database(each) for each in tables] if len(tables) > 1 else []
     attached = [each.derived for each in singles if each.derived is not None]
     # A connection does not survive a fork, and its rights to files are fixed.
-    key = (os.getpid(), cache.folder(), *(each.folder for each in tables))
+    for each in tables:
+        each.check()
+    of_tables = [part for each in tables for part in (each.folder, each.state)]
+    key = (os.getpid(), cache.folder(), *of_tables)
     with _LOCK:
         if not _DATABASES:
             atexit.register(_close_all)

@@ -50,8 +50,8 @@ __all__ = ["KEYS", "POSITION", "Derived", "attach", "build", "find"]
 LAYOUT = 2
 """Number of the layout of the files; another one is not read."""
 
-SOURCES = ("idc_index", "prior_versions_index")
-"""What the files are made from."""
+SOURCES = ("idc_index", "prior_versions_index", "version_metadata_index")
+"""What the files are made from; the last may say which release is the newest."""
 
 ORDER = ("collection_id", "PatientID", "StudyInstanceUID", "SeriesInstanceUID")
 """The order of rows, which is that of the published index."""
@@ -170,12 +170,20 @@ class Derived:
                 rows = self._keys[condition.column].rows(map(str, condition.values))
                 return [table.take(rows)], list(conditions)
         for condition in conditions:
-            if condition.column == ORDER[0] and not condition.null:
+            if condition.column == ORDER[0] and not condition.null and self._in_runs:
                 named = {*map(str, condition.values)}
                 runs = [run for name, run in self._runs.items() if name in named]
                 parts = [table[start:stop] for start, stop in runs]
                 return parts, [other for other in conditions if other is not condition]
         return [table], list(conditions)
+
+    @cached_property
+    def _in_runs(self) -> bool:
+        """Whether the collections are codes that rise row by row, as `ORDER` has it."""
+        import pyarrow as pa
+
+        column = self.table[ORDER[0]]
+        return bool(pa.types.is_dictionary(column.type)) and not column.null_count
 
     @cached_property
     def _runs(self) -> dict[str, tuple[int, int]]:
@@ -285,10 +293,15 @@ def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
 # The files.
 
 
-def _name(digests: Sequence[str]) -> str:
+def _name(newest: int | None, digests: Sequence[str]) -> str:
     """Name the files by what they are made from: tables, layout, rules."""
-    rules = json.dumps([exceptions().published_only], sort_keys=True, default=str)
-    made_from = "\n".join([*digests, str(LAYOUT), rules])
+    known = exceptions()
+    lacking = [
+        [group.collection_id, sorted(group.versions), group.uuids]
+        for group in known.rebuilt_only
+    ]
+    rules = json.dumps([known.published_only, lacking], sort_keys=True, default=str)
+    made_from = "\n".join([*digests, str(newest), str(LAYOUT), rules])
     return f"derived/{hashlib.sha256(made_from.encode()).hexdigest()[:32]}"
 
 
@@ -307,7 +320,7 @@ def find(tables: Tables) -> Path | None:
     ]
     if not all(digests):
         return None
-    name = _name([digest for digest in digests if digest])
+    name = _name(tables.newest, [digest for digest in digests if digest])
     keys = cache.find(f"{name}.keys")
     return cache.find(f"{name}.arrow") if keys else None
 
@@ -318,7 +331,7 @@ def attach(path: Path) -> Derived | None:
 
     try:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        about = json.loads((table.schema.metadata or {})[_ABOUT])
+        about = _about(table)
         with path.with_suffix(".keys").open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         count = table.num_rows
@@ -331,6 +344,11 @@ def attach(path: Path) -> Derived | None:
         return None
     alias = f"derived_{path.stem}"
     return Derived(path, alias, table, about["columns"], about["newest"], keys)
+
+
+def _about(table: pa.Table) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((table.schema.metadata or {})[_ABOUT])
+    return found
 
 
 def build(db: Database) -> Path:
@@ -349,7 +367,7 @@ def build(db: Database) -> Path:
         msg = "there is no cache: INTAKE_IDC_CACHE is off, or cannot be written to"
         raise RequestError(msg)
     paths = [path for path in map(db.tables.local, SOURCES) if path is not None]
-    name = _name([cache.sha256(path) for path in paths])
+    name = _name(db.tables.newest, [cache.sha256(path) for path in paths])
     table = _laid_out(db)
     try:
         with cache.adding(f"{name}.arrow") as part:
@@ -359,7 +377,7 @@ def build(db: Database) -> Path:
             ):
                 writer.write_table(table, max_chunksize=max(1, table.num_rows))
             with cache.adding(f"{name}.keys") as beside, beside.open("wb") as file:
-                for key in _hashed(table):
+                for key in _hashed(table, _about(table)["keys"]):
                     file.write(key)
     except OSError as error:
         msg = f"the derived cache cannot be written: {error}"
@@ -376,16 +394,21 @@ def _laid_out(db: Database) -> pa.Table:
     import pyarrow as pa
 
     columns = {**db.columns, "row_source": "VARCHAR"}
-    order = ", ".join(quote(c) for c in (*ORDER, "crdc_series_uuid") if c in columns)
+    # Columns are read a few at a time: rows that tie must come in one order, too.
+    ties = ["crdc_series_uuid", "row_source"]
+    order = ", ".join(quote(c) for c in (*ORDER, *ties) if c in columns)
     bits = f"(releases >> {db.newest}) & 1 = 1 AS {IN_NEWEST}"
     spelt = {RELEASES: f"releases::UBIGINT AS {RELEASES}, {bits}"}
     found: dict[str, pa.Array] = {}
     for names in _batches([*columns, RELEASES]):
         listed = ", ".join(spelt.get(name, quote(name)) for name in names)
         every = db.every_series_sql([name for name in names if name != RELEASES])
-        some = db.arrow(f"SELECT {listed} FROM ({every}) ORDER BY {order}")
+        some = db.arrow(f"SELECT {listed} FROM ({every}) ORDER BY {order}, releases")
         for name in some.schema.names:
             found[name] = _coded(some[name].combine_chunks(), name)
+    if len({len(column) for column in found.values()}) > 1:
+        msg = f"{db.tables.source} holds a series several times: it is not laid out"
+        raise StorageError(msg, source=db.tables.source)
     if {URL, *_OF_URL} <= set(found) and _derivable(found):
         del found[URL]
     rows = len(next(iter(found.values()), ()))
@@ -394,7 +417,7 @@ def _laid_out(db: Database) -> pa.Table:
         "source": db.tables.source,
         "newest": db.newest,
         "columns": columns,
-        "keys": [key for key in KEYS if key in columns],
+        "keys": [key for key in KEYS if key in found and _is_key(found[key])],
     }
     table = pa.table(found)
     return table.replace_schema_metadata({_ABOUT: json.dumps(about)})
@@ -429,17 +452,23 @@ def _coded(column: pa.Array, name: str) -> pa.Array:
     return pa.DictionaryArray.from_arrays(coded.indices.cast(kind), coded.dictionary)
 
 
-def _hashed(table: pa.Table) -> Iterator[bytes]:
+def _is_key(column: pa.Array) -> bool:
+    """Say whether every value is a text, as identifiers of published tables are."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(column.type)) and column.null_count == 0
+
+
+def _hashed(table: pa.Table, keys: Sequence[str]) -> Iterator[bytes]:
     """Give each identifier's hashes in order, followed by their rows."""
     import numpy as np
 
     rows = table.num_rows
-    for key in KEYS:
-        if key in table.schema.names:
-            # A piece at a time: a million texts of Python are 100 MB.
-            pieces = (table[key][at : at + _PIECE] for at in range(0, rows, _PIECE))
-            names = (name for piece in pieces for name in piece.to_pylist())
-            hashes = np.fromiter(map(_hash, names), np.uint32, rows)
-            order = np.argsort(hashes, kind="stable").astype(np.uint32)
-            yield hashes[order].tobytes()
-            yield order.tobytes()
+    for key in keys:
+        # A piece at a time: a million texts of Python are 100 MB.
+        pieces = (table[key][at : at + _PIECE] for at in range(0, rows, _PIECE))
+        names = (name for piece in pieces for name in piece.to_pylist())
+        hashes = np.fromiter(map(_hash, names), np.uint32, rows)
+        order = np.argsort(hashes, kind="stable").astype(np.uint32)
+        yield hashes[order].tobytes()
+        yield order.tobytes()

@@ -8,6 +8,7 @@ file is not.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import re
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from intake_idc import cache
 from intake_idc.credentials import refuse_in_url
-from intake_idc.errors import IntegrityError, StorageError, TableNotFound
+from intake_idc.errors import IDCError, IntegrityError, StorageError, TableNotFound
 from intake_idc.files import beside
 from intake_idc.release import generations
 from intake_idc.release.facts import published_wheels
@@ -35,9 +36,11 @@ __all__ = [
     "converted",
     "fetch_folder",
     "fetch_table",
+    "local_path",
     "newest_at_hand",
     "package_at_hand",
     "package_folder",
+    "reading",
     "shelf",
     "unpacked",
     "version_in",
@@ -122,7 +125,9 @@ def newest_at_hand(idc_version: int) -> str | None:
         )
     }
     folder = _local_shelf()
-    for path in folder.iterdir() if folder is not None else ():
+    with reading(str(folder)):
+        shelved = list(folder.iterdir()) if folder is not None else []
+    for path in shelved:
         version = version_in(path.name) or path.name
         if re.fullmatch(rf"{idc_version}\.\d+\.\d+", version):
             found.add(version)
@@ -151,7 +156,7 @@ def _local_shelf() -> Path | None:
     named = shelf()
     if named is None or "://" in named or "::" in named:
         return None
-    folder = Path(named).expanduser().absolute()
+    folder = local_path(named)
     return folder if folder.is_dir() else None
 
 
@@ -169,15 +174,15 @@ def unpacked(wheel: str) -> Path:
         It cannot be read.
     """
     if "://" not in wheel:
-        return _unpack(Path(wheel).expanduser().absolute())
+        return _unpack(local_path(wheel))
     place = cache.folder()
     name = wheel.rsplit("/", 1)[1]
     known = published_wheels().get(name)
     # Only a file whose digest is known beforehand may be taken from the cache.
     held = None if known is None else cache.find(f"wheels/{name}")
-    if held is not None and cache.sha256(held) == known:
-        return _unpack(held)
-    with _reading(wheel):
+    with reading(wheel):
+        if held is not None and cache.sha256(held) == known:
+            return _unpack(held)
         import fsspec
 
         filesystem, path = fsspec.url_to_fs(wheel)
@@ -204,7 +209,7 @@ def _check_wheel(path: Path, name: str) -> str:
 
 
 def _unpack(wheel: Path) -> Path:
-    with _reading(str(wheel)):
+    with reading(str(wheel)):
         digest = _check_wheel(wheel, wheel.name)
         root = cache.folder() or _temporary_folder(os.getpid())
         folder = root / "unpacked" / f"{wheel.stem}-{digest[:16]}"
@@ -286,7 +291,7 @@ def fetch_table(version: str, table: str) -> Path:
     for number, place in enumerate([*own, *PUBLISHED]):
         url = f"{place.format(version=version).rstrip('/')}/{table}.parquet"
         try:
-            with _reading(url), beside(target) as part:
+            with reading(url), beside(target) as part:
                 import fsspec
 
                 filesystem, path = fsspec.url_to_fs(url)
@@ -320,7 +325,7 @@ def fetch_folder(url: str, digests: tuple[tuple[str, str], ...]) -> Path:
 
     known = dict(digests)
     folder = Path(tempfile.mkdtemp(dir=_temporary_folder(os.getpid())))
-    with _reading(url):
+    with reading(url):
         filesystem, base = fsspec.url_to_fs(url)
         for table in REMOTE_TABLES:
             path = f"{base.rstrip('/')}/{table}.parquet"
@@ -376,38 +381,52 @@ def _check_footer(path: Path, url: str) -> None:
 
 
 @contextmanager
-def _reading(url: str) -> Iterator[None]:
+def reading(url: str) -> Iterator[None]:
     """Turn whatever a file system raises into an error of ours.
+
+    Each has exceptions of its own: botocore, aiohttp, tarfile, zlib.
 
     Raises
     ------
     StorageError
         The URL cannot be read.
     """
-    refused: list[type[Exception]] = [
-        ValueError,
-        ImportError,
-        EOFError,
-        OSError,
-        zipfile.BadZipFile,
-    ]
-    if url.startswith("http"):
-        import aiohttp  # Comes with fsspec's own reader of such a URL.
-
-        refused.append(aiohttp.ClientError)
     try:
         yield
-    except (IntegrityError, TableNotFound):
+    except IDCError:
         raise
-    except tuple(refused) as error:
+    except Exception as error:
         msg = f"the tables at {url} cannot be read: {type(error).__name__}: {error}"
         raise StorageError(msg, url=url) from error
 
 
+def local_path(named: str) -> Path:
+    """Give the path that a user named, absolute, with ``~`` filled in.
+
+    Raises
+    ------
+    StorageError
+        There is no such user, or no path can be so named.
+    """
+    with reading(named):
+        path = Path(named).expanduser().absolute()
+        path.exists()  # Refuses NUL, and what may not be looked into.
+        os.fsencode(path)
+        return path
+
+
 def _temporary_folder(pid: int) -> Path:
-    return Path(_temporary(pid).name)
+    return _temporary(pid)
 
 
 @functools.cache
-def _temporary(_pid: int) -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="intake-idc-tables-")
+def _temporary(pid: int) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="intake-idc-tables-"))
+    atexit.register(_remove, pid, folder)
+    return folder
+
+
+def _remove(pid: int, folder: Path) -> None:
+    """Remove the folder of this process: a child that was forked leaves it alone."""
+    if os.getpid() == pid:
+        shutil.rmtree(folder, ignore_errors=True)

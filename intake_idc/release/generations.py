@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from csv import reader
 from typing import TYPE_CHECKING
 
 from intake_idc.errors import IntegrityError
@@ -183,7 +184,7 @@ def csv_to_parquet(archive: Path, target: Path) -> None:
     numbers = {"instanceCount": pa.int64(), "series_size_MB": pa.float64()}
     try:
         with zipfile.ZipFile(archive) as opened, opened.open("idc_index.csv") as file:
-            names = file.readline().decode("utf-8").rstrip("\r\n").split(",")
+            names = next(reader([file.readline().decode("utf-8")]))
             table = csv.read_csv(
                 file,
                 read_options=csv.ReadOptions(column_names=["", *names[1:]]),

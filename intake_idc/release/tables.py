@@ -7,19 +7,17 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from intake_idc import cache
 from intake_idc.credentials import refuse_in_url
-from intake_idc.errors import IntegrityError, TableNotFound, nearest
+from intake_idc.errors import IntegrityError, RequestError, TableNotFound, nearest
 from intake_idc.release import fetching
 from intake_idc.release.facts import published_tables
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = [
     "INSTALLED",
@@ -34,6 +32,7 @@ __all__ = [
 PACKAGE = "idc-index-data"
 SAMPLE = "sample"
 INSTALLED = "installed"
+INDEX = "idc_index.parquet"
 
 _NEEDED = {"version_metadata_index": 24, "prior_versions_index": 18, "idc_index": 0}
 """Tables that opening a release reads, and the package that was first to have each."""
@@ -60,6 +59,25 @@ class Tables:
     """SHA-256 that tables must have, by file name."""
     package: str | None = None
     """Version of idc-index-data that the tables belong to, where it is known."""
+    state: tuple[tuple[str, int, int, int], ...] = ()
+    """Name, size, time and inode of each file, where somebody may replace them."""
+
+    def check(self) -> None:
+        """Refuse tables that were replaced since they were found: an update does that.
+
+        Raises
+        ------
+        IntegrityError
+            The index is not the file that it was.
+        """
+        if self.state and _state(self.folder, INDEX) != [
+            each for each in self.state if each[0] == INDEX
+        ]:
+            msg = (
+                f"{self.folder / INDEX} was replaced while it was in use; "
+                "open the release again"
+            )
+            raise IntegrityError(msg, path=str(self.folder / INDEX))
 
     @property
     def extra(self) -> Path | None:
@@ -122,6 +140,16 @@ class Tables:
         return sorted({*self.names, *self._published})
 
 
+def _state(folder: Path, pattern: str = "*.parquet") -> list[tuple[str, int, int, int]]:
+    found = []
+    paths = folder.glob(pattern) if "*" in pattern else [folder / pattern]
+    for path in sorted(paths):
+        with suppress(OSError):  # It has gone since.
+            stat = path.stat()
+            found.append((path.name, stat.st_size, stat.st_mtime_ns, stat.st_ino))
+    return found
+
+
 def find_tables(
     spec: str | os.PathLike[str] | None = None,
     digest: Mapping[str, str] | str | None = None,
@@ -152,6 +180,9 @@ def find_tables(
         The URL cannot be read.
     """
     digests = {"idc_index.parquet": digest} if isinstance(digest, str) else digest
+    if not _is_digests(digests):
+        msg = f"digest is SHA-256 as hex, or that by file name; got {digest!r}"
+        raise RequestError(msg, digest=digest)
     known = tuple(sorted((digests or {}).items()))
     named = None if spec is None else str(spec)
     if named is not None:
@@ -169,11 +200,31 @@ def find_tables(
     elif named.endswith(".whl"):
         tables = _wheel(named)
     else:
-        tables = _folder(Path(named).expanduser().absolute())
+        with fetching.reading(named):
+            tables = _folder(fetching.local_path(named))
+    cache.hold(tables.folder)
+    if tables.extra is not None:
+        cache.hold(tables.extra)
     tables.path("idc_index")
     for file, expected in known:
         check_digest(tables.path(file.removesuffix(".parquet")), expected)
-    return replace(tables, digests=known)
+    return replace(tables, digests=known, state=_state_of(tables))
+
+
+def _state_of(tables: Tables) -> tuple[tuple[str, int, int, int], ...]:
+    """Give the state of tables; what the cache holds is always the same."""
+    place = cache.folder()
+    if place is not None and place in tables.folder.parents:
+        return ()
+    return tuple(_state(tables.folder))
+
+
+def _is_digests(digests: object) -> bool:
+    if digests is None:
+        return True
+    return isinstance(digests, Mapping) and all(
+        isinstance(text, str) for pair in digests.items() for text in pair
+    )
 
 
 def own_tables(idc_version: int) -> Tables | None:
@@ -194,10 +245,9 @@ def _release(package: str | None) -> int | None:
 
 def _installed_release() -> int | None:
     found = importlib.util.find_spec("idc_index_data")
-    return None if found is None else _release(importlib.metadata.version(PACKAGE))
+    return None if found is None else _installed().newest
 
 
-@functools.cache
 def _installed() -> Tables:
     found = importlib.util.find_spec("idc_index_data")
     if found is None or not found.submodule_search_locations:
@@ -206,10 +256,26 @@ def _installed() -> Tables:
             f"install it (pip install {PACKAGE}), or name a folder or URL with tables="
         )
         raise TableNotFound(msg, table="idc_index")
-    version = importlib.metadata.version(PACKAGE)
     folder = Path(next(iter(found.submodule_search_locations)))
+    version = _version(folder, folder.stat().st_mtime_ns)
     source = f"{PACKAGE} {version}"
     return Tables(None, folder, source, _release(version), package=version)
+
+
+@functools.cache
+def _version(folder: Path, _changed: int) -> str:
+    """Give the version of the installed package, whose folder an update changes."""
+    try:
+        return importlib.metadata.version(PACKAGE)
+    except importlib.metadata.PackageNotFoundError as error:
+        version = fetching.version_of(folder)
+        if version is None:
+            msg = (
+                f"{folder} is not the package {PACKAGE}, though Python would import "
+                f"it; install {PACKAGE}, or name a folder or URL with tables="
+            )
+            raise TableNotFound(msg, table="idc_index", path=str(folder)) from error
+        return version
 
 
 def _required(requirement: str) -> Tables:
@@ -241,7 +307,7 @@ def _wheel(named: str) -> Tables:
     folder = fetching.unpacked(named)
     source = f"{PACKAGE} {version}"
     local = "://" not in named
-    spec = str(Path(named).expanduser().absolute()) if local else named
+    spec = str(fetching.local_path(named)) if local else named
     return Tables(spec, folder, source, _release(version), package=version)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from intake_idc.errors import ObjectNotFound, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from fsspec import AbstractFileSystem
 
@@ -35,7 +35,8 @@ class Stored:
     size: int
     """Bytes."""
     etag: str | None = None
-    """Entity tag, where the store gives one."""
+    """What changes when the object does: its entity tag, or inode, size and time of
+    a file; None where the store tells neither."""
 
 
 class Store(Protocol):
@@ -50,8 +51,13 @@ class Store(Protocol):
     def folders(self, prefix: str) -> tuple[str, ...]:
         """Give the names of the folders right below a prefix, sorted."""
 
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
-        """Read bytes ``start`` to ``stop`` (None: the end); fewer if it ends before."""
+    def read(
+        self, key: str, start: int = 0, stop: int | None = None, etag: str | None = None
+    ) -> bytes:
+        """Read bytes ``start`` to ``stop`` (None: the end); fewer if it ends before.
+
+        With the tag that was listed, an object that is another by now is an error.
+        """
 
     def stream(self, key: str) -> Iterator[bytes]:
         """Read a whole object in pieces of about a megabyte."""
@@ -86,6 +92,24 @@ def _translated(url: str) -> Iterator[None]:
         reason = str(error).splitlines()[0] if str(error) else ""
         msg = f"{url}: {type(error).__name__}: {reason}"
         raise StorageError(msg, url=url) from error
+
+
+def _check_same(url: str, listed: str | None, found: str | None) -> None:
+    """Hold the tag of what was read against the tag that was listed, if both are known.
+
+    Raises
+    ------
+    StorageError
+        They differ.
+    """
+    if listed and found and _bare(listed) != _bare(found):
+        msg = f"{url} changed after it was listed: {listed}, now {found}; open it anew"
+        raise StorageError(msg, url=url)
+
+
+def _bare(etag: str) -> str:
+    # A front that compresses calls the same tag a weak one.
+    return etag.removeprefix("W/").strip('"')
 
 
 class _Obstore:
@@ -148,18 +172,19 @@ class _Obstore:
         names = (name.rsplit("/", 1)[-1] for name in found["common_prefixes"])
         return tuple(sorted(names))
 
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+    def read(
+        self, key: str, start: int = 0, stop: int | None = None, etag: str | None = None
+    ) -> bytes:
         import obstore
 
-        with _translated(f"{self._root}/{key}"):
-            if start == 0 and stop is None:
-                return bytes(obstore.get(self._store, key).bytes())
-            options: Any = (
-                {"range": {"offset": start}}
-                if stop is None
-                else {"range": (start, stop)}
-            )
-            return bytes(obstore.get(self._store, key, options=options).bytes())
+        url = f"{self._root}/{key}"
+        options: Any = None
+        if start or stop is not None:
+            options = {"range": {"offset": start} if stop is None else (start, stop)}
+        with _translated(url):
+            found = obstore.get(self._store, key, options=options)
+            _check_same(url, etag, found.meta["e_tag"])
+            return bytes(found.bytes())
 
     def stream(self, key: str) -> Iterator[bytes]:
         import obstore
@@ -185,7 +210,7 @@ class _Fsspec:
         cut = len(self._root) + 1
         return sorted(
             (
-                Stored(path[cut:], int(info["size"]), info.get("ETag"))
+                Stored(path[cut:], int(info["size"]), _tag(info))
                 for path, info in found.items()
             ),
             key=lambda stored: stored.key,
@@ -198,12 +223,17 @@ class _Fsspec:
         names = [info["name"] for info in found if info["type"] == "directory"]
         return tuple(sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in names))
 
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+    def read(
+        self, key: str, start: int = 0, stop: int | None = None, etag: str | None = None
+    ) -> bytes:
         path = f"{self._root}/{key}"
+        part = {} if start == 0 and stop is None else {"start": start, "end": stop}
         with _translated(path):
-            if start == 0 and stop is None:
-                return bytes(self._filesystem.cat_file(path))
-            return bytes(self._filesystem.cat_file(path, start=start, end=stop))
+            data = bytes(self._filesystem.cat_file(path, **part))
+            if etag is not None:
+                # fsspec does not say of what it read; so what is there afterwards.
+                _check_same(path, etag, _tag(self._filesystem.info(path)))
+            return data
 
     def stream(self, key: str) -> Iterator[bytes]:
         path = f"{self._root}/{key}"
@@ -215,6 +245,14 @@ class _Fsspec:
         ):
             while chunk := file.read(CHUNK):
                 yield chunk
+
+
+def _tag(info: Mapping[str, Any]) -> str | None:
+    """Give the tag of an object, as a web server makes one of a file's state."""
+    if "ino" in info:
+        return f"{info['ino']:x}-{info['size']:x}-{info['mtime']}"
+    tag: str | None = info.get("ETag")
+    return tag
 
 
 def filesystem(mirror: Mirror) -> AbstractFileSystem:
