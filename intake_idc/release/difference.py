@@ -246,8 +246,8 @@ def _attributes(old: Series, new: Series) -> Attributes:
         return Attributes(
             compared=False,
             note=(
-                f"both show the attributes of release {given[1]}; name the older "
-                "one's own package with tables= to compare them"
+                f"both show the attributes of release {given[1]}; to compare them, "
+                f"open release {old.idc_version} from its own package"
             ),
         )
     shared = [c for c in new.columns if c in old.columns and c not in NO_ATTRIBUTES]
