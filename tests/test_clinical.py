@@ -65,7 +65,9 @@ DICTIONARY = [
     entry("one", "one_clinical", "grade", None, [("1.0", "low"), ("2.0", "high")]),
     entry("one", "one_clinical", "dose", None, [("1", "low"), ("2.5", "high")]),
     entry("one", "one_clinical", "site", "Site", [("lung", None), ("liver", None)]),
-    entry("one", "one_clinical", "odd", None, [("1", "yes"), ("1", "no")]),
+    entry(
+        "one", "one_clinical", "odd", None, [("1", "yes"), ("1", "no"), ("1.0", "so")]
+    ),
     entry("one", "one_clinical", "age", "Age in years"),
     entry("one", "one_followup", PATIENT),
     entry("two", "two_clinical", PATIENT, "identifier"),

@@ -297,6 +297,18 @@ WRONG = {
         IntegrityError,
         "its series_hash is",
     ),
+    "another hash, and none in another series": (
+        lambda t: changed(
+            changed(t, 0, instance_hash="0" * 32), -1, instance_hash=None
+        ),
+        IntegrityError,
+        "its series_hash is",
+    ),
+    "a column twice": (
+        lambda t: t.append_column("instance_size", t.column("instance_size")),
+        RequestError,
+        "2 times",
+    ),
     "no hash": (
         lambda t: changed(t, 0, instance_hash="x"),
         RequestError,
@@ -447,6 +459,10 @@ def test_pieces_carry_their_own_objects_and_no_others(series, count):
     assert found == [
         (i.key, i.size, i.md5) for p in again for i in instances(p.parts(), mirror)
     ]
+    with pytest.raises(RequestError, match="before it is split"):
+        objects.attach(manifest.split(10**9, 1)[0])
+    none = Manifest(manifest.table.slice(0, 0), 25)
+    assert len(ObjectTable(table, none).attach(none)) == 0
     # 16 bytes of uuid, 16 of MD5, 8 of size; the rest is the series' own columns.
     sent = [len(pickle.dumps(piece)) for piece in pieces]
     assert sum(sent) < series * count * 40 + len(pieces) * 3000 + series * 150

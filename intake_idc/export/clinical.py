@@ -369,17 +369,14 @@ def _meanings(values: Iterable[tuple[str, str | None]]) -> dict[str, str | None]
     """Give what each code means; one with two meanings is as good as unknown."""
     found: dict[str, set[str]] = {}
     for code, meaning in values:
-        found.setdefault(code, set()).update([meaning] if meaning else [])
-    meanings: dict[str, str | None] = {}
-    for code, said in found.items():
-        if len(said) <= 1:
-            meanings[code] = next(iter(said), None)
-    for code in list(meanings):
         # A code of a numeric column may be written 1.0 in one place and 1 in another.
         whole = code.removesuffix(".0")
-        if whole.removeprefix("-").isdigit():
-            meanings.setdefault(whole, meanings[code])
-    return meanings
+        number = whole.removeprefix("-").isdigit()
+        for name in {code, whole} if number else {code}:
+            found.setdefault(name, set()).update([meaning] if meaning else [])
+    return {
+        code: next(iter(said), None) for code, said in found.items() if len(said) <= 1
+    }
 
 
 def _text(value: object) -> str:

@@ -64,7 +64,8 @@ class ObjectTable:
 
         table = _named(table, manifest)
         known = pc.is_in(
-            table.column("crdc_series_uuid"), value_set=pa.array(manifest.uuids)
+            table.column("crdc_series_uuid"),
+            value_set=pa.array(manifest.uuids, pa.string()),
         )
         table = table.filter(known).sort_by(
             [("crdc_series_uuid", "ascending"), ("crdc_instance_uuid", "ascending")]
@@ -183,10 +184,12 @@ class ObjectTable:
 
     def _check_hashes(self) -> None:
         md5 = self._rows.field("md5")
-        if self._stated is None or md5.null_count:
+        if self._stated is None:
             return
         for at, uuid in enumerate(self._series.to_pylist()):
             first, last = self._bounds[at], self._bounds[at + 1]
+            if md5[first:last].null_count:
+                continue
             stated = set(self._stated[first:last].to_pylist())
             own = series_hash(v.hex() for v in md5[first:last].to_pylist())
             if stated not in ({own}, {None}):
@@ -235,11 +238,16 @@ class ObjectTable:
 
         Raises
         ------
+        RequestError
+            The manifest was split: attach before that, each run then has its own.
         MissingError
             A series has no row.
         """
         import pyarrow as pa
 
+        if {"first_instance", "last_instance"} & set(manifest.columns):
+            msg = "objects are attached to a manifest before it is split, not after"
+            raise RequestError(msg)
         missing = self.missing(manifest)
         if missing:
             msg = (
@@ -287,7 +295,8 @@ def _named(table: pa.Table, manifest: Manifest) -> pa.Table:
         if found is not None:
             try:
                 columns[name] = table.column(found).cast(kind)
-            except pa.ArrowException as error:
+            except (pa.ArrowException, KeyError) as error:
+                # A name that is there twice is a KeyError.
                 msg = f"{name} of a table of objects does not hold {kind}: {error}"
                 raise RequestError(msg, column=name) from error
     if "crdc_series_uuid" not in columns and "seriesinstanceuid" in there:
@@ -314,7 +323,7 @@ def _by_uid(column: pa.ChunkedArray, manifest: Manifest) -> pa.ChunkedArray:
         raise RequestError(msg, column="SeriesInstanceUID")
     uids = manifest.table.column("SeriesInstanceUID").combine_chunks()
     places = pc.index_in(column.cast(pa.string()), value_set=uids.cast(pa.string()))
-    return pa.chunked_array([pa.array(manifest.uuids)]).take(places)
+    return pa.chunked_array([pa.array(manifest.uuids, pa.string())]).take(places)
 
 
 def _packed(texts: pa.Array, kind: str = "MD5") -> pa.Array:

@@ -43,8 +43,10 @@ from intake_idc.release.rows import (
 from intake_idc.release.survey import ReleaseInfo, Sureness, survey
 from intake_idc.release.tables import (
     INSTALLED,
+    PACKAGE,
     Tables,
     find_tables,
+    installed_version,
     own_tables,
     sample_path,
 )
@@ -274,8 +276,9 @@ class Release(Rows):
 
     @property
     def _identity(self) -> tuple[object, ...]:
-        digests = self._tables.digests
-        return "intake_idc.Release", self.idc_version, self.spec, digests
+        tables = self._tables
+        named = tables.spec if tables.spec is not None else tables.source
+        return "intake_idc.Release", self.idc_version, named, tables.digests
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Release):
@@ -289,8 +292,10 @@ class Release(Rows):
         return self._identity
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Not the policy that found the tables, but what it found.
-        spec = INSTALLED if self.spec is None else self.spec
+        # Not the policy that found the tables, but what it found: that very package.
+        spec = self.spec
+        if spec is None:
+            spec = f"{PACKAGE}=={self._tables.package}"
         return _reopened, (self.idc_version, spec, self.digest, self._asked)
 
     def at(self, idc_version: int | str) -> Release:
@@ -475,6 +480,8 @@ def _reopened(
     asked: str | None,
 ) -> Release:
     found = find_tables(spec, digest)
+    if spec == f"{PACKAGE}=={installed_version()}":
+        found = find_tables(INSTALLED, digest)
     newest = found.newest if found.newest is not None else database(found).newest
     _check_known(idc_version, newest, found)
     return Release(idc_version, found, asked)
@@ -506,10 +513,14 @@ def _number(idc_version: int | str, newest: int, tables: Tables) -> int:
 def _current_on(day: str, tables: Tables) -> int:
     dates = database(tables).dates
     try:
-        dt.date.fromisoformat(day)
+        wanted = dt.date.fromisoformat(day)
     except ValueError as error:
         msg = f"there is no day {day!r}: {error}"
         raise UnknownRelease(msg, idc_version=day) from error
+    # A day more, for those whose day began before this machine's.
+    if wanted > dt.datetime.now(dt.timezone.utc).date() + dt.timedelta(days=1):
+        msg = f"{day} is yet to come, and so may be its release; say 'current'"
+        raise UnknownRelease(msg, idc_version=day)
     before = [version for version, date in dates.items() if date <= day]
     if not before:
         first = min(dates.values(), default=None)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from intake_idc import display
-from intake_idc.errors import IntegrityError, UnknownColumn, nearest
+from intake_idc.errors import IntegrityError, RequestError, UnknownColumn, nearest
 from intake_idc.release.database import database
 from intake_idc.release.tables import find_tables
 
@@ -125,7 +125,11 @@ def find_column(text: str, tables: str | os.PathLike[str] | None = None) -> Colu
     >>> [str(column) for column in find_column("slice thickness")][:2]
     ['ct_index.SliceThickness', 'mr_index.SliceThickness']
     """
-    wanted = _words(text)
+    asked: object = text
+    if not isinstance(asked, str):
+        msg = f"a column is looked for by words; got {asked!r}"
+        raise RequestError(msg)
+    wanted = _words(asked)
     known = _published(find_tables(tables))
     ranked: list[tuple[int, int, Column]] = []
     for place, column in enumerate(known):

@@ -64,6 +64,9 @@ REMOTE_TABLES = (
 )
 """Tables that are fetched from a folder behind a URL; the first must be there."""
 
+LARGEST = 2 << 30
+"""Bytes that a table in a wheel may have: 27 times those of the largest there is."""
+
 _VERSION = r"(\d+\.\d+\.\d+)"
 _LAYOUTS = ("{version}/release_artifacts", "{version}", "")
 """Where a table of a version may lie below a mirror of the published tables."""
@@ -225,12 +228,18 @@ def _unpack(wheel: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         names = []
         with zipfile.ZipFile(wheel) as archive:
-            for member in archive.namelist():
+            for member in archive.infolist():
                 found = re.fullmatch(
-                    r"idc_index_data/(\w+\.(?:parquet|csv\.zip))", member
+                    r"idc_index_data/(\w+\.(?:parquet|csv\.zip))", member.filename
                 )
                 if found is None:
                     continue
+                if member.file_size > LARGEST:
+                    msg = (
+                        f"{found[1]} in {wheel} unpacks to {member.file_size} bytes, "
+                        f"which no table has (at most {LARGEST} are taken)"
+                    )
+                    raise IntegrityError(msg, path=str(wheel))
                 names.append(found[1])
                 with (
                     beside(folder / found[1]) as part,

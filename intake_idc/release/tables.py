@@ -25,6 +25,7 @@ __all__ = [
     "SAMPLE",
     "Tables",
     "find_tables",
+    "installed_version",
     "own_tables",
     "sample_path",
 ]
@@ -110,12 +111,12 @@ class Tables:
         expected = self.folder / f"{table}.parquet"
         if self.package is not None and table in published_tables():
             return fetching.fetch_table(self.package, table)
-        near = nearest(table, {*self.names, *self._published})
-        at_hand = f"; at hand: {', '.join(self.names) or 'none'}"
-        msg = (
-            f"table {table!r} is not among the tables of {self.source}; "
-            f"expected the file {expected}{near or at_hand}"
-        )
+        near = nearest(table, self.all_names)
+        known = f"; there are: {', '.join(self.all_names) or 'none'}"
+        # A package has the tables that it has; into a folder one can be put.
+        where = "" if self.package else f"; expected the file {expected}"
+        msg = f"table {table!r} is not among the tables of {self.source}"
+        msg = f"{msg}{where}{near or known}"
         raise TableNotFound(msg, table=table, path=str(expected))
 
     def has(self, table: str) -> bool:
@@ -234,7 +235,7 @@ def own_tables(idc_version: int) -> Tables | None:
     were fetched before; nothing is fetched.
     """
     version = fetching.newest_at_hand(idc_version)
-    if version is None or _release(version) == _installed_release():
+    if version is None or _release(version) == _release(installed_version()):
         return None
     return find_tables(f"{PACKAGE}=={version}")
 
@@ -243,9 +244,10 @@ def _release(package: str | None) -> int | None:
     return None if package is None else int(package.split(".")[0])
 
 
-def _installed_release() -> int | None:
+def installed_version() -> str | None:
+    """Give the version of the installed package; None where there is none."""
     found = importlib.util.find_spec("idc_index_data")
-    return None if found is None else _installed().newest
+    return None if found is None else _installed().package
 
 
 def _installed() -> Tables:
@@ -314,6 +316,11 @@ def _wheel(named: str) -> Tables:
 def _folder(folder: Path) -> Tables:
     """Find tables in a folder, or in the package inside it."""
     spec = str(folder)
+    if not folder.is_dir():
+        msg = (
+            f"there is no folder {folder} with tables; expected idc_index.parquet in it"
+        )
+        raise TableNotFound(msg, table="idc_index", path=spec)
     inner = folder / "idc_index_data"
     if inner.is_dir() and not (folder / "idc_index.parquet").exists():
         folder = inner
