@@ -727,7 +727,7 @@ def test_a_wheel_that_cannot_be_unpacked_is_an_error_of_ours(method, tmp_path):
     ["~nobody-of-that-name/x", "a\0b", "reference://x", "tar://x::{here}"],
 )
 def test_a_place_that_cannot_be_one_is_an_error_of_ours(place):
-    with pytest.raises((StorageError, TableNotFound), match="be read|no folder"):
+    with pytest.raises((StorageError, TableNotFound), match=r"be read|no folder"):
         open_release(20, place.format(here=__file__))
 
 
