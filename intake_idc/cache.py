@@ -34,6 +34,7 @@ __all__ = [
     "folder",
     "hold",
     "limit",
+    "named",
     "sha256",
 ]
 
@@ -72,11 +73,11 @@ def folder() -> Path | None:
     RequestError
         The folder holds what no cache has put there, and may not be deleted.
     """
-    named = os.environ.get(FOLDER_VARIABLE, "")
-    if named.lower() == "off":
+    text = named()
+    if text.lower() == "off":
         return None
-    if named:
-        place = _named(named)
+    if text:
+        place = _absolute(text)
     else:
         import platformdirs
 
@@ -98,7 +99,12 @@ def folder() -> Path | None:
     return place
 
 
-def _named(text: str) -> Path:
+def named() -> str:
+    """Give what the environment says of the cache; empty where it says nothing."""
+    return os.environ.get(FOLDER_VARIABLE, "")
+
+
+def _absolute(text: str) -> Path:
     try:
         return Path(text).expanduser().absolute()
     except RuntimeError as error:

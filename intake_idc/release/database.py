@@ -453,7 +453,7 @@ def joint(*tables: Tables) -> Database:
     for each in tables:
         each.check()
     of_tables = [part for each in tables for part in (each.folder, each.state)]
-    key = (os.getpid(), cache.folder(), *of_tables)
+    key = (os.getpid(), cache.named(), *of_tables)
     with _LOCK:
         if not _DATABASES:
             atexit.register(_close_all)

