@@ -24,7 +24,7 @@ import functools
 import operator
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from intake_idc import cache
 from intake_idc.errors import TableNotFound, UnknownColumn, UnknownRelease
@@ -54,7 +54,7 @@ from intake_idc.selection import Resolved, Selection, quote
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     import pyarrow as pa
@@ -85,17 +85,12 @@ __all__ = [
 TABLE_KEYS = ("SeriesInstanceUID", "analysis_result_id", "collection_id")
 """Columns by which rows of the tables belong to series, the narrowest first."""
 
-T = TypeVar("T")
-
 REBUILT = {
     "exact": "the series that were published",
     "rebuilt": "the series that are known; none were published to compare with",
     "survivors only": "survivors only, what later releases still held of it",
 }
 """How sure a rebuilt release is, in words."""
-
-MEMO = 32
-"""Compiled selections that are kept for each set of tables."""
 
 
 class Release(Rows):
@@ -225,37 +220,24 @@ class Release(Rows):
         def compiled() -> tuple[str, list[Any]]:
             return selection.compile(self, strict=strict)
 
-        return self._remembered(("compiled", selection, strict), compiled)
-
-    def _resolved(self, selection: Selection, *, strict: bool) -> list[Resolved]:
-        def resolved() -> list[Resolved]:
-            return selection.resolve(self, strict=strict)
-
-        return self._remembered(("resolved", selection, strict), resolved)
-
-    def _remembered(self, key: tuple[object, ...], find: Callable[[], T]) -> T:
-        """Work something out once: tables never change.
-
-        A cohort asks several questions with one selection.
-        """
-        memo = self._database.memo
-        key = self.idc_version, *key
-        if key not in memo:
-            found = find()
-            while len(memo) >= MEMO:
-                memo.pop(next(iter(memo)), None)
-            memo[key] = found
-        return memo[key]  # type: ignore[no-any-return]
+        # A cohort asks several questions with one selection, and tables never change.
+        key = "compiled", self.idc_version, selection, strict
+        return self._database.remembered(key, compiled)
 
     def _quick(
         self, columns: Sequence[str], selection: Selection, *, strict: bool
     ) -> pa.Table | None:
-        made = self._database.derived
-        if made is None or selection.sql or selection.commercial_use:
+        db = self._database
+        if db.derived is None or selection.sql or selection.commercial_use:
             return None
         check_columns(columns, self.columns)
-        conditions = self._resolved(selection, strict=strict)
-        return made.select(self.idc_version, conditions, columns)
+
+        def resolved() -> list[Resolved]:
+            return selection.resolve(self, strict=strict)
+
+        key = "resolved", self.idc_version, selection, strict
+        conditions = db.remembered(key, resolved)
+        return db.derived.select(self.idc_version, conditions, columns)
 
     def absent(self, column: str, values: Sequence[Any]) -> list[Any]:
         """Give those of the values that a column never takes in this release."""

@@ -10,7 +10,7 @@ import os
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from intake_idc import cache
 from intake_idc.errors import IntegrityError, StorageError, TableNotFound
@@ -20,7 +20,7 @@ from intake_idc.release.tables import Tables
 from intake_idc.selection import literal, quote
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     import duckdb
     import pyarrow as pa
@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Database", "database", "forget", "joint", "memory_database"]
 
+T = TypeVar("T")
+
 ALL_BITS = (1 << 64) - 1
+
+MEMO = 32
+"""Compiled selections that are kept for each set of tables."""
 
 PRIOR_OWN = ("collection_id", "PatientID", "StudyInstanceUID", "Modality")
 """Columns of prior_versions_index that are the same in every row of a series."""
@@ -46,7 +51,8 @@ class Database:
         self, tables: Tables, *others: Tables, attached: Sequence[Derived] = ()
     ) -> None:
         self.tables = tables
-        self.memo: dict[object, Any] = {}
+        self._memo: dict[object, Any] = {}
+        self._memo_lock = threading.Lock()
         self._others = others
         self._scans: dict[str, str] = {}
         made = None if others else derived.find(tables)
@@ -76,6 +82,19 @@ class Database:
         ):
             connection.execute(statement)
         return connection
+
+    def remembered(self, key: object, find: Callable[[], T]) -> T:
+        """Work something out once, for what is asked again soon."""
+        with self._memo_lock:
+            if key in self._memo:
+                kept: T = self._memo[key]
+                return kept
+        found = find()
+        with self._memo_lock:
+            while len(self._memo) >= MEMO:
+                del self._memo[next(iter(self._memo))]
+            self._memo[key] = found
+        return found
 
     @contextmanager
     def cursor(
