@@ -87,7 +87,7 @@ print(
 OPEN_LOCK = """
 import intake_idc
 cohort = intake_idc.open_lock({path!r})
-print(len(cohort), cohort.size)
+print(len(cohort), cohort.locked.digest)
 """
 
 MAKE_LOCK = """

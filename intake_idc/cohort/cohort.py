@@ -194,6 +194,8 @@ class Cohort:
     # Asking the index.
 
     def __len__(self) -> int:
+        if isinstance(self.rows, FixedRows) and not self.selection:
+            return len(self.rows.manifest_rows)
         return int(self.rows.aggregate("count(*)", self.selection)[0][0])
 
     def __bool__(self) -> bool:
