@@ -90,6 +90,18 @@ class Part:
     objects: pa.StructArray | None = field(default=None, compare=False, repr=False)
     """Its objects, packed, where they are known without a listing; see `OBJECTS`."""
 
+    def unlike(self, count: int, size: int) -> str | None:
+        """Say how a whole series of some objects and bytes differs from the index.
+
+        None where it does not, as far as the index knows: count and bytes are exact
+        there, but for the tolerance of a rounded size.
+        """
+        off = 0 if self.size is None else abs(size - self.size)
+        if self.instanceCount in (None, count) and off <= self.size_tolerance:
+            return None
+        said = "?" if self.instanceCount is None else self.instanceCount
+        return f"{count} objects of {size} bytes; the index says {said} of {self.size}"
+
 
 @dataclass(frozen=True, eq=False)
 class Manifest:

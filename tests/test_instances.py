@@ -277,7 +277,7 @@ WRONG = {
     "another size": (
         lambda t: changed(t, 0, instance_size=1),
         IntegrityError,
-        "objects of .* bytes in the table",
+        "the table of objects has .* objects of .* bytes",
     ),
     "a row less": (lambda t: t.slice(1), IntegrityError, "the index says"),
     "a row twice": (

@@ -1190,7 +1190,7 @@ def test_what_is_damaged_after_the_copy_is_found(locks, tmp_path):
     opened = open_lock(locks["sample"])
     report.paths[0].write_bytes(b"short")
     report.paths[5].unlink()
-    with pytest.raises(IntegrityError, match="locked are") as caught:
+    with pytest.raises(IntegrityError, match="the index says") as caught:
         locking._check_copy(opened, report)
     assert len(caught.value.details["wrong"]) == 2
     assert restore(locks["sample"], tmp_path).counts == {

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from intake_idc import display
-from intake_idc.release import REBUILT, Release, difference
+from intake_idc.release import Release, difference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -289,10 +289,8 @@ def compare(
 
 def _unsure(rows: Series) -> str:
     """Say how a release stands that is not surely what was published."""
-    words = rows.rebuilt if isinstance(rows, Release) else None
-    if words is None or words.startswith(REBUILT["exact"]):
-        return ""
-    return f"release {rows.idc_version}: {words.rpartition(';')[0]}"
+    doubt = rows.doubt if isinstance(rows, Release) else None
+    return "" if doubt is None else f"release {rows.idc_version}: {doubt}"
 
 
 def _by_collection(found: difference.Compared) -> pa.Table:

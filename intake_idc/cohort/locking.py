@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from fsspec.callbacks import Callback
 
     from intake_idc.cohort.difference import Difference
-    from intake_idc.manifest import Manifest, Part
+    from intake_idc.manifest import Manifest
     from intake_idc.storage import Mirror
     from intake_idc.transfer import Report
 
@@ -569,13 +569,12 @@ def _check_copy(cohort: Cohort, report: Report) -> None:
             uuid = outcome.url.split("/")[-2]
             counts[uuid] += 1
             sizes[uuid] += outcome.path.stat().st_size
-    wrong = [
-        f"{part.crdc_series_uuid} has {counts[part.crdc_series_uuid]} objects of "
-        f"{sizes[part.crdc_series_uuid]} bytes; locked are "
-        f"{part.instanceCount or 'some'} of {part.size}"
-        for part in cohort.manifest().parts()
-        if not _fits(part, counts[part.crdc_series_uuid], sizes[part.crdc_series_uuid])
-    ]
+    wrong = []
+    for part in cohort.manifest().parts():
+        uuid = part.crdc_series_uuid
+        unlike = part.unlike(counts[uuid], sizes[uuid])
+        if unlike is not None or not counts[uuid]:
+            wrong.append(f"{uuid} has {unlike or 'no object'}")
     copied = {outcome.path for outcome in report.outcomes}
     folders = sorted({path.parent for path in copied})
     foreign = {path for folder in folders for path in folder.glob("*.dcm")} - copied
@@ -585,10 +584,3 @@ def _check_copy(cohort: Cohort, report: Report) -> None:
         more = f"\n  and {len(wrong) - SHOWN:,} more" if len(wrong) > SHOWN else ""
         msg = f"{report.target} is not what was locked:\n  {listed}{more}"
         raise IntegrityError(msg, path=str(report.target), wrong=tuple(wrong))
-
-
-def _fits(part: Part, count: int, size: int) -> bool:
-    """Say whether a series has the locked count and bytes, as far as they are known."""
-    known = part.instanceCount is None or part.instanceCount == count
-    near = part.size is None or abs(part.size - size) <= part.size_tolerance
-    return count > 0 and known and near

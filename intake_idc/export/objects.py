@@ -152,15 +152,9 @@ class ObjectTable:
             at = self._place[part.crdc_series_uuid]
             first, last = self._bounds[at], self._bounds[at + 1]
             count, size = last - first, int(sums[last] - sums[first])
-            wrong = part.instanceCount is not None and count != part.instanceCount
-            off = part.size is not None and abs(size - part.size) > part.size_tolerance
-            if wrong or off:
-                said = "?" if part.instanceCount is None else part.instanceCount
-                msg = (
-                    f"series {part.crdc_series_uuid} has {count} objects of {size} "
-                    f"bytes in the table of objects; the index says {said} of "
-                    f"{part.size}"
-                )
+            unlike = part.unlike(count, size)
+            if unlike is not None:
+                msg = f"the table of objects has of {part.crdc_series_uuid} {unlike}"
                 raise IntegrityError(
                     msg, series=part.crdc_series_uuid, count=count, size=size
                 )

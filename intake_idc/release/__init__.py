@@ -85,12 +85,11 @@ __all__ = [
 TABLE_KEYS = ("SeriesInstanceUID", "analysis_result_id", "collection_id")
 """Columns by which rows of the tables belong to series, the narrowest first."""
 
-REBUILT = {
-    "exact": "the series that were published",
+DOUBTS = {
     "rebuilt": "the series that are known; none were published to compare with",
     "survivors only": "survivors only, what later releases still held of it",
 }
-"""How sure a rebuilt release is, in words."""
+"""What is to be said of a release that is not exact, by its sureness."""
 
 
 class Release(Rows):
@@ -144,17 +143,24 @@ class Release(Rows):
         return self.idc_version == self._database.newest
 
     @property
-    def rebuilt(self) -> str | None:
-        """How a release that is rebuilt stands, in words; None where it is not.
+    def doubt(self) -> str | None:
+        """Why the series of a rebuilt release are not surely those that were published.
 
-        `info` has what was found by counting: it is "exact" for 17 to 24 when number
-        and digest of the series are those that were published.
+        None where they are recorded, and can be checked: `info` counts, and says
+        "exact" when number and digest are those of the published package.
         """
+        recorded = self._tables.package is not None and self.idc_version in published()
+        if self.published or recorded:
+            return None
+        return DOUBTS.get(self.info.sureness)
+
+    @property
+    def rebuilt(self) -> str | None:
+        """How a release that is rebuilt stands, in words; None where it is not."""
         if self.published:
             return None
-        known = self._tables.package is not None and self.idc_version in published()
-        how = REBUILT["exact" if known else self.info.sureness]
-        return f"{how}; attributes of release {self._database.newest}"
+        shown = f"attributes of release {self._database.newest}"
+        return f"{self.doubt}; {shown}" if self.doubt else shown
 
     @property
     def pin(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from intake_idc.arrow import integers
 from intake_idc.errors import BadCondition, StorageError, UnknownColumn, nearest
 from intake_idc.release import sources
 from intake_idc.release.database import memory_database
+from intake_idc.release.derived import ORDER
 from intake_idc.selection import LICENSE_COLUMNS, any_of, quote
 
 if TYPE_CHECKING:
@@ -43,9 +44,6 @@ MANIFEST_COLUMNS = (
     "row_source",
 )
 """Columns that a manifest carries unless others are asked for."""
-
-ORDER = ("collection_id", "PatientID", "StudyInstanceUID", "SeriesInstanceUID")
-"""The order of rows, which is that of the published index."""
 
 
 IDENTIFIERS = (

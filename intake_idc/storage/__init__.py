@@ -126,14 +126,9 @@ def _check(part: Part, found: list[Instance], mirror: Mirror) -> None:
         msg = f"mirror {mirror.name!r} holds no object of series {where}"
         raise ObjectNotFound(msg, url=where)
     count, size = len(found), sum(instance.size for instance in found)
-    wrong_count = part.instanceCount is not None and count != part.instanceCount
-    wrong_size = part.size is not None and abs(size - part.size) > part.size_tolerance
-    if wrong_count or wrong_size:
-        expected = "?" if part.instanceCount is None else part.instanceCount
-        msg = (
-            f"{where} lists {count} objects of {size} bytes; "
-            f"the index says {expected} of {part.size}"
-        )
+    unlike = part.unlike(count, size)
+    if unlike is not None:
+        msg = f"{where} lists {unlike}"
         raise IntegrityError(msg, url=where, count=count, size=size)
 
 
