@@ -24,7 +24,7 @@ from pydicom.valuerep import DA, DT, IS, TM, DSdecimal, DSfloat, PersonName
 from intake_idc.errors import DicomReadError, RequestError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pydicom.tag import BaseTag
 
@@ -34,6 +34,8 @@ __all__ = [
     "check_keywords",
     "read_dataset",
     "read_header",
+    "read_references",
+    "referenced_series",
     "values",
     "weight",
 ]
@@ -49,6 +51,13 @@ FILE_META_GROUP = 0x0002
 
 PIXEL_DATA = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 """Float Pixel Data, Double Float Pixel Data and Pixel Data (PS3.3 C.7.6.3)."""
+
+LAST_REFERENCE = 0x30060010
+"""Referenced Frame of Reference Sequence: of what tells the series that an object is
+of, it stands last."""
+LONG = (0x0040A730, 0x006A0002)
+"""Content Sequence of a report and Annotation Group Sequence: what is of the one or
+the other says so before."""
 
 _PLAIN: dict[type, Callable[[Any], Any]] = {
     DSfloat: float,
@@ -135,6 +144,31 @@ def read_header(read: Callable[[int, int], bytes], size: int, url: str = "") -> 
     DicomReadError
         It is not DICOM, is cut short, or is malformed.
     """
+    return _read_until(PIXEL_DATA.__contains__, read, size, url)
+
+
+def read_references(
+    read: Callable[[int, int], bytes], size: int, url: str = ""
+) -> Dataset:
+    """Read as much of a header as `referenced_series` asks for.
+
+    Contours, annotations and the content of a report stand after that, and may be
+    large. Parameters and errors are those of `read_header`.
+    """
+    return _read_until(_after_references, read, size, url)
+
+
+def _after_references(tag: int) -> bool:
+    return tag > LAST_REFERENCE or tag in LONG
+
+
+def _read_until(
+    ends: Callable[[int], bool],
+    read: Callable[[int, int], bytes],
+    size: int,
+    url: str,
+) -> Dataset:
+    """Read everything before the first element whose tag ends it."""
     data = b""
     stop = min(HEADER_BYTES, size)
     while True:
@@ -142,24 +176,26 @@ def read_header(read: Callable[[int, int], bytes], size: int, url: str = "") -> 
         if len(data) != stop:
             msg = f"{url}: {len(data)} bytes came where {stop} were asked for"
             raise DicomReadError(msg, kind="truncated", url=url, offset=len(data))
-        header = _parse_header(data, url, whole=stop == size)
+        header = _parse_header(data, url, ends, whole=stop == size)
         if header is not None:
             return header
         stop = min(stop * GROWTH, size)
 
 
-def _parse_header(data: bytes, url: str, *, whole: bool) -> Dataset | None:
+def _parse_header(
+    data: bytes, url: str, ends: Callable[[int], bool], *, whole: bool
+) -> Dataset | None:
     """Read a header, or give None where more bytes are needed."""
-    met_pixels = False
+    met_end = False
 
-    def at_pixels(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-        nonlocal met_pixels
-        met_pixels = met_pixels or tag in PIXEL_DATA
-        return tag in PIXEL_DATA
+    def at_end(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+        nonlocal met_end
+        met_end = met_end or ends(tag)
+        return ends(tag)
 
     file = io.BytesIO(data)
     try:
-        dataset = read_partial(file, at_pixels)
+        dataset = read_partial(file, at_end)
     except _PYDICOM_RAISES as error:
         if not whole and not isinstance(error, InvalidDicomError):
             return None
@@ -167,10 +203,54 @@ def _parse_header(data: bytes, url: str, *, whole: bool) -> Dataset | None:
     deflated = (
         dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
     )
-    if not whole and (deflated or not met_pixels):
+    if not whole and (deflated or not met_end):
         return None
     _check_elements(dataset, url, len(data))
     return _lighten(dataset)
+
+
+def referenced_series(dataset: Dataset, url: str = "") -> list[str]:
+    """Give the SeriesInstanceUIDs of the series that an object says it is of.
+
+    Those of the Common Instance Reference Module (PS3.3 C.12.2: segmentations,
+    annotations), of the frames of reference of a structure set (C.8.8.5), and of the
+    evidence of a report, current and other (C.17.2). Each once, in that order, its
+    own left out.
+
+    Raises
+    ------
+    DicomReadError
+        A sequence is malformed.
+    """
+    try:
+        found = dict.fromkeys(map(str, _referenced(dataset)))
+        own = str(dataset.get("SeriesInstanceUID", ""))
+    except _PYDICOM_RAISES as error:
+        msg = f"{url}: the series that it is of cannot be read ({error})"
+        raise DicomReadError(msg, kind="malformed", url=url) from error
+    return [uid for uid in found if uid not in ("", "None", own)]
+
+
+_REFERENCES = (
+    ("ReferencedSeriesSequence",),
+    ("StudiesContainingOtherReferencedInstancesSequence", "ReferencedSeriesSequence"),
+    (
+        "ReferencedFrameOfReferenceSequence",
+        "RTReferencedStudySequence",
+        "RTReferencedSeriesSequence",
+    ),
+    ("CurrentRequestedProcedureEvidenceSequence", "ReferencedSeriesSequence"),
+    ("PertinentOtherEvidenceSequence", "ReferencedSeriesSequence"),
+)
+"""Paths of sequences whose items hold a SeriesInstanceUID."""
+
+
+def _referenced(dataset: Dataset) -> Iterator[Any]:
+    for path in _REFERENCES:
+        items = [dataset]
+        for keyword in path:
+            items = [inner for item in items for inner in item.get(keyword) or ()]
+        yield from (item.get("SeriesInstanceUID") for item in items)
 
 
 def _check_elements(dataset: Dataset, url: str, length: int) -> None:

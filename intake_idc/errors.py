@@ -9,6 +9,7 @@
     │   ├── UnknownRelease             a release number nobody knows
     │   ├── EmptySelection             nothing selected, or nothing asked
     │   ├── BadCondition               an SQL condition that is not one
+    │   ├── BadBody                    a body of the IDC API that is not one
     │   ├── ManifestError              lines of a manifest that cannot be used
     │   ├── MirrorError                a place that cannot be read, or a secret
     │   └── PlanError                  paths that would collide or escape
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
+    "BadBody",
     "BadCondition",
     "DicomReadError",
     "EmptySelection",
@@ -104,6 +106,19 @@ class EmptySelection(RequestError):
 
 class BadCondition(RequestError):
     """An SQL condition that is not one read-only condition."""
+
+
+class BadBody(RequestError):
+    """A body of the IDC API that the service would refuse, in its own words."""
+
+    @property
+    def code(self) -> int:
+        """The HTTP status that the service would answer with."""
+        return int(self.details.get("code", 400))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give what the service would answer: ``code`` and ``message``."""
+        return {"code": self.code, "message": self.message}
 
 
 class ManifestError(RequestError):

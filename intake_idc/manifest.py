@@ -15,7 +15,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from intake_idc import display
-from intake_idc.arrow import integers
+from intake_idc.arrow import (
+    binary,
+    integers,
+    unpack_uuids,
+    uuid_bytes,
+    uuid_halves,
+    uuid_lists,
+)
 from intake_idc.errors import RequestError
 
 if TYPE_CHECKING:
@@ -27,11 +34,15 @@ if TYPE_CHECKING:
 __all__ = [
     "GCS_BUCKETS",
     "OBJECTS",
+    "ONLY",
     "READING_COLUMNS",
     "REQUIRED_COLUMNS",
     "Manifest",
     "Part",
     "gcs_bucket",
+    "subset_column",
+    "with_packed_subsets",
+    "with_readable_subsets",
 ]
 
 GCS_BUCKETS = {
@@ -50,6 +61,10 @@ def gcs_bucket(aws_bucket: str) -> str:
 REQUIRED_COLUMNS = ("crdc_series_uuid", "aws_bucket")
 """What names a series in every mirror."""
 
+ONLY = "only"
+"""Column with the objects that are meant of a series, where not all are: a list of
+``crdc_instance_uuid``, packed into 16 bytes each, sorted, each once. Null: all."""
+
 READING_COLUMNS = (
     "crdc_series_uuid",
     "aws_bucket",
@@ -58,6 +73,7 @@ READING_COLUMNS = (
     "size_tolerance",
     "first_instance",
     "last_instance",
+    ONLY,
 )
 """What a worker needs to list, read and check a series; the rest stays behind."""
 
@@ -89,6 +105,47 @@ class Part:
     """One past the last instance; None means the end of the series."""
     objects: pa.StructArray | None = field(default=None, compare=False, repr=False)
     """Its objects, packed, where they are known without a listing; see `OBJECTS`."""
+    only: pa.FixedSizeBinaryArray | None = field(default=None, hash=False, repr=False)
+    """The objects that are meant, where not all of the series are; see `ONLY`. First
+    and last instance then count among these."""
+
+    @property
+    def instances(self) -> int | None:
+        """Number of instances that are meant; None where the index does not say."""
+        last = self.last_instance
+        if self.only is not None:
+            return len(self.only[self.first_instance : last])
+        if last is None:
+            last = self.instanceCount
+        return None if last is None else last - self.first_instance
+
+    @property
+    def meant_size(self) -> int:
+        """Bytes that are meant: a run, or a subset, gets its share of the series.
+
+        Of a subset whose objects are known they are exact. Of a subset of a series
+        whose count the index does not know they are those of the series. What has no
+        known size counts 0.
+        """
+        objects = self.meant_objects()
+        if self.only is not None and objects is not None:
+            import pyarrow.compute as pc
+
+            return int(pc.sum(objects.field("size")).as_py() or 0)
+        if not self.size or not self.instanceCount:
+            return self.size or 0
+        return round(self.size * (self.instances or 0) / self.instanceCount)
+
+    def meant_objects(self) -> pa.StructArray | None:
+        """Give the objects that are known, those that are not meant left out."""
+        if self.only is None or self.objects is None:
+            return self.objects
+        import pyarrow.compute as pc
+
+        meant = self.only[self.first_instance : self.last_instance]
+        return self.objects.filter(
+            pc.is_in(self.objects.field("uuid"), value_set=meant)
+        )
 
     def unlike(self, count: int, size: int) -> str | None:
         """Say how a whole series of some objects and bytes differs from the index.
@@ -113,7 +170,8 @@ class Manifest:
         One row for each series. ``crdc_series_uuid`` and ``aws_bucket`` must be
         there; every other column keeps its published name. ``first_instance``
         and ``last_instance`` (half-open, counted in key order) are there only
-        where a series was split.
+        where a series was split, and `ONLY` where not all objects of some series are
+        meant.
     idc_version : int
         The release that the rows belong to.
     origin : str
@@ -122,7 +180,7 @@ class Manifest:
     Raises
     ------
     RequestError
-        A required column is missing or holds nulls.
+        A required column is missing or holds nulls, or `ONLY` is not what it must be.
     """
 
     table: pa.Table
@@ -140,6 +198,9 @@ class Manifest:
             if self.table.column(name).null_count:
                 msg = f"a manifest needs {name!r} in every row; some are null"
                 raise RequestError(msg, column=name)
+        if ONLY in self.table.column_names:
+            for chunk in self.table.column(ONLY).chunks:
+                _check_subsets(chunk)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -161,35 +222,48 @@ class Manifest:
 
     @cached_property
     def size(self) -> int:
-        """Bytes in all series, as far as the index says; unknown ones count 0."""
-        return sum(_bytes(part) for part in self.parts())
+        """Bytes in all series, as far as the index says; unknown ones count 0.
+
+        Of some instances of a series it is their share, which is about right; where
+        `OBJECTS` are known, it is exact.
+        """
+        return sum(part.meant_size for part in self.parts())
 
     @cached_property
     def instances(self) -> int:
         """Instances in all series, as far as the index says."""
-        return sum(_count(part) or 0 for part in self.parts())
+        return sum(part.instances or 0 for part in self.parts())
+
+    @property
+    def has_subsets(self) -> bool:
+        """Whether of some series not all instances are meant."""
+        if ONLY not in self.table.column_names:
+            return False
+        return bool(self.table.column(ONLY).null_count < len(self))
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over release, series and instance ranges, in order, as hex.
+        """SHA-256 over release, series and which of their instances, as hex.
 
         Attributes such as a description do not enter: the digest says which
         bytes are meant, not how today's index describes them.
         """
         sha = hashlib.sha256(f"intake-idc manifest 1\n{self.idc_version}\n".encode())
-        if not {"first_instance", "last_instance"} & set(self.columns):
+        bounded = {"first_instance", "last_instance"} & set(self.columns)
+        if not bounded and not self.has_subsets:
             # The same lines, made at once.
             sha.update("".join(f"{uuid}\t0\t\n" for uuid in self.uuids).encode())
             return sha.hexdigest()
-        bounds = [
-            self.table.column(name).to_pylist()
-            if name in self.table.column_names
-            else itertools.repeat(None, len(self))
-            for name in ("first_instance", "last_instance")
-        ]
-        for uuid, first, last in zip(self.uuids, *bounds, strict=True):
+        for part in self.strip().parts():
+            first, last = part.first_instance, part.last_instance
+            meant = ""
+            if part.only is not None:
+                # A run of a subset is the subset that it holds.
+                own = part.only[first:last]
+                meant = "\t" + hashlib.sha256(uuid_bytes(own)).hexdigest()
+                first, last = 0, None
             end = "" if last is None else last
-            sha.update(f"{uuid}\t{first or 0}\t{end}\n".encode())
+            sha.update(f"{part.crdc_series_uuid}\t{first}\t{end}{meant}\n".encode())
         return sha.hexdigest()
 
     def __eq__(self, other: object) -> bool:
@@ -221,15 +295,17 @@ class Manifest:
         columns = {
             name: self.table.column(name).to_pylist()
             for name in (*READING_COLUMNS, "row_source")
+            if name in self.table.column_names and name != ONLY
+        }
+        nested = {
+            name: self.table.column(name)
+            for name in (OBJECTS, ONLY)
             if name in self.table.column_names
         }
-        objects = (
-            self.table.column(OBJECTS) if OBJECTS in self.table.column_names else None
-        )
         for i in range(len(self)):
             row = {name: values[i] for name, values in columns.items()}
-            if objects is not None:
-                row[OBJECTS] = objects[i].values  # noqa: PD011  (Arrow)
+            for name, lists in nested.items():
+                row[name] = lists[i].values  # noqa: PD011  (Arrow)
             yield _part(row)
 
     def strip(self) -> Manifest:
@@ -326,6 +402,7 @@ def _piece(manifest: Manifest, group: list[_Run]) -> Manifest:
             # Several runs of one series in one piece: a row for each.
             table = manifest.table.take([run.row for run in group])
         table = _with_own_objects(table, group)
+        table, group = _with_own_subsets(table, group)
         firsts = integers([run.first for run in group])
         lasts = integers([run.last for run in group])
         for name, column in (("first_instance", firsts), ("last_instance", lasts)):
@@ -345,15 +422,37 @@ def _with_own_objects(table: pa.Table, group: list[_Run]) -> pa.Table:
     if "first_instance" in table.column_names:
         began = [first or 0 for first in table.column("first_instance").to_pylist()]
     lists, column = [], table.column(OBJECTS)
+    subsets = table.column(ONLY) if ONLY in table.column_names else None
     for i, run in enumerate(group):
-        stop = None if run.last is None else run.last - began[i]
         own = column[i].values  # noqa: PD011  (Arrow)
+        if subsets is not None and subsets[i].is_valid:
+            import pyarrow.compute as pc
+
+            meant = subsets[i].values[run.first : run.last]  # noqa: PD011  (Arrow)
+            lists.append(own.filter(pc.is_in(own.field("uuid"), value_set=meant)))
+            continue
+        stop = None if run.last is None else run.last - began[i]
         lists.append(own[run.first - began[i] : stop])
     offsets = [0, *itertools.accumulate(map(len, lists))]
     cut = pa.LargeListArray.from_arrays(
         pa.array(offsets, pa.int64()), pa.concat_arrays(lists)
     )
     return table.set_column(table.column_names.index(OBJECTS), OBJECTS, cut)
+
+
+def _with_own_subsets(
+    table: pa.Table, group: list[_Run]
+) -> tuple[pa.Table, list[_Run]]:
+    """Make the runs of subsets subsets themselves, which are whole."""
+    if ONLY not in table.column_names:
+        return table, group
+    lists, runs = [], []
+    for run, subset in zip(group, table.column(ONLY), strict=True):
+        own = subset.values  # noqa: PD011  (Arrow)
+        lists.append(None if own is None else own[run.first : run.last])
+        runs.append(run if own is None else run._replace(first=0, last=None))
+    place = table.column_names.index(ONLY)
+    return table.set_column(place, ONLY, _subset_lists(lists)), runs
 
 
 def _part(row: Mapping[str, Any]) -> Part:
@@ -370,30 +469,13 @@ def _part(row: Mapping[str, Any]) -> Part:
         first_instance=row.get("first_instance") or 0,
         last_instance=row.get("last_instance"),
         objects=row.get(OBJECTS),
+        only=row.get(ONLY),
     )
-
-
-def _count(part: Part) -> int | None:
-    """Number of instances in a part, or None where the index does not say."""
-    if part.last_instance is not None:
-        return part.last_instance - part.first_instance
-    if part.instanceCount is None:
-        return None
-    return part.instanceCount - part.first_instance
-
-
-def _bytes(part: Part) -> int:
-    """Bytes in a part; a run of instances gets its share of the series."""
-    if not part.size:
-        return 0
-    if not part.instanceCount:
-        return part.size
-    return round(part.size * (_count(part) or 0) / part.instanceCount)
 
 
 def _runs(row: int, part: Part, max_bytes: int, max_instances: int) -> Iterator[_Run]:
     """Cut one part into runs of equal length, so that no piece is a crumb."""
-    size, count = part.size or 0, _count(part)
+    size, count = part.size or 0, part.instances
     if not count:
         yield _Run(row, part.first_instance, part.last_instance, size, 1)
         return
@@ -409,3 +491,112 @@ def _runs(row: int, part: Part, max_bytes: int, max_instances: int) -> Iterator[
     edges = [part.first_instance + count * i // pieces for i in range(pieces + 1)]
     for first, last in itertools.pairwise(edges):
         yield _Run(row, first, last, round(per_instance * (last - first)), last - first)
+
+
+# Subsets.
+
+
+def subset_column(rows: Sequence[int], uuids: pa.Array, count: int) -> pa.Array:
+    """Give the column `ONLY` of a manifest, from its instances in any order.
+
+    Parameters
+    ----------
+    rows : sequence of int
+        Row of the manifest, from 0, that each instance belongs to.
+    uuids : pyarrow.FixedSizeBinaryArray
+        Packed ``crdc_instance_uuid`` of each; one that comes twice is taken once.
+    count : int
+        Rows of the manifest. Those of which no instance is given are null: all of
+        the series is meant.
+    """
+    import numpy as np
+
+    places = np.asarray(rows, np.int64)
+    high, low = uuid_halves(uuids)
+    order = np.lexsort((low, high, places))
+    places, high, low = places[order], high[order], low[order]
+    fresh = np.ones(len(order), bool)
+    fresh[1:] = (
+        (places[1:] != places[:-1]) | (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+    )
+    kept = np.stack([high[fresh], low[fresh]], axis=1).astype(">u8")
+    lengths = np.bincount(places[fresh], minlength=count)
+    return uuid_lists(binary(kept.view(np.uint8).reshape(-1, 16)), lengths)
+
+
+def with_packed_subsets(table: pa.Table) -> pa.Table:
+    """Give a table whose `ONLY`, if it has one, is packed as a manifest's is.
+
+    DuckDB knows bytes of any length only, and gives them so.
+    """
+    if ONLY not in table.column_names:
+        return table
+    import pyarrow as pa
+
+    column = table.column(ONLY)
+    kind = pa.large_list(pa.binary(16))
+    if column.type == kind:
+        return table
+    return table.set_column(table.column_names.index(ONLY), ONLY, column.cast(kind))
+
+
+def with_readable_subsets(table: pa.Table) -> pa.Table:
+    """Give a table whose `ONLY`, if it has one, is lists of texts."""
+    if ONLY not in table.column_names:
+        return table
+    import pyarrow as pa
+
+    chunks = []
+    for lists in with_packed_subsets(table).column(ONLY).chunks:
+        # The offsets of a slice count from the start of what it is a slice of.
+        whole = pa.concat_arrays([lists, lists.slice(0, 0)])
+        values = unpack_uuids(whole.values)
+        mask = whole.is_null() if whole.null_count else None
+        own = pa.LargeListArray.from_arrays(whole.offsets, values, mask=mask)
+        chunks.append(own)
+    column = pa.chunked_array(chunks, pa.large_list(pa.string()))
+    return table.set_column(table.column_names.index(ONLY), ONLY, column)
+
+
+def _check_subsets(lists: pa.Array) -> None:
+    """Refuse subsets that are not lists of sorted, packed uuids, each once.
+
+    Raises
+    ------
+    RequestError
+        They are not.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    kind = lists.type
+    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if not listed or kind.value_type != pa.binary(16):
+        msg = f"a manifest's {ONLY!r} holds lists of packed uuids; got {kind}"
+        raise RequestError(msg, column=ONLY)
+    there = lists.drop_null()
+    lengths = np.diff(there.offsets.to_numpy())
+    values = there.flatten()
+    high, low = uuid_halves(values)
+    msg = (
+        f"a manifest's {ONLY!r} names one instance or more in each list, sorted and "
+        "each once, and is null where all are meant; see subset_column"
+    )
+    if values.null_count or not lengths.all():
+        raise RequestError(msg, column=ONLY)
+    rising = (high[1:] > high[:-1]) | ((high[1:] == high[:-1]) & (low[1:] > low[:-1]))
+    # The first of a list stands after the last of another.
+    rising[(np.cumsum(lengths) - 1)[:-1]] = True
+    if not rising.all():
+        raise RequestError(msg, column=ONLY)
+
+
+def _subset_lists(lists: Sequence[pa.Array | None]) -> pa.Array:
+    """Give a column of lists of packed uuids; None is null."""
+    import numpy as np
+    import pyarrow as pa
+
+    there = [own for own in lists if own is not None]
+    values = pa.concat_arrays(there) if there else pa.array([], pa.binary(16))
+    lengths = np.array([0 if own is None else len(own) for own in lists], np.int64)
+    return uuid_lists(values, lengths)

@@ -114,6 +114,11 @@ class IDCSelection(_Described):
     mirror : str or dict, optional
         Where the objects are read: "aws", "gcs", a folder, a URL; or the arguments
         of `Cohort.reading_from` by name.
+    body : dict or str, optional
+        A body of the IDC API, or the path or URL of one as a JSON file, which the
+        conditions narrow; see `open_cohort`. The release that it names is taken.
+    export : str, optional
+        Where the Parquet export lies, for a body that needs it.
     """
 
     structure: ClassVar[set[str]] = {"sequence", "table"}
@@ -126,6 +131,8 @@ class IDCSelection(_Described):
         tables: str | None = None,
         digest: str | Mapping[str, str] | None = None,
         mirror: str | Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | str | None = None,
+        export: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(metadata)
@@ -133,8 +140,14 @@ class IDCSelection(_Described):
         self.conditions: list[Any] = list(conditions) if several else [conditions]
         self.release, self.tables = release, tables
         self.digest, self.mirror = digest, mirror
+        self.body, self.export = body, export
+        from intake_idc.release import Release
+
         cohort = self.open()
-        self.release, self.tables = cohort.idc_version, cohort.release.spec
+        self.release, self.tables = cohort.idc_version, cohort.rows.spec
+        if not isinstance(cohort.rows, Release):
+            return  # A list of series: what made it is kept as it is.
+        self.body = self.export = None
         # One form for what says the same; a compiled expression is no plain data.
         said = cohort.selection.to_dict()
         self.conditions = [{c["column"]: c["is"]} for c in said["where"]] + said["sql"]
@@ -143,9 +156,18 @@ class IDCSelection(_Described):
 
     def open(self) -> Cohort:
         """Give the series as a cohort."""
-        from intake_idc.cohort import open_idc
+        from intake_idc.cohort import open_cohort, open_idc
 
-        cohort = open_idc(self.release, tables=self.tables, digest=self.digest)
+        if self.body is None:
+            cohort = open_idc(self.release, tables=self.tables, digest=self.digest)
+        else:
+            cohort = open_cohort(
+                self.body,
+                idc_version=None if self.release == "current" else self.release,
+                tables=self.tables,
+                digest=self.digest,
+                export=self.export,
+            )
         for condition in self.conditions:
             if isinstance(condition, str):
                 cohort = cohort.query(condition)

@@ -15,9 +15,10 @@ RcloneS3 S3, a folder as it lies      the storage behind `NginxS3`
 NginxS3  S3, cached, ranges as 206    the default; counts what was asked of it
 MotoS3   S3, closer to AWS, slower    a second view, so that no quirk passes for S3
 FakeGCS  Google Cloud Storage         anything that must work on the other cloud
+DRS      GA4GH DRS, as IndexD does    answers that are odd, late, large or elsewhere
 ======== ============================ ==============================================
 
-All of them serve a folder of buckets: ``root/<bucket>/<key>``. All of them are meant
+All but DRS serve a folder of buckets: ``root/<bucket>/<key>``. All of them are meant
 to be read without credentials, and none looks at those of the person who runs it.
 """
 
@@ -404,6 +405,40 @@ class FakeGCS(Server):
             *("-backend", "memory"),
             *("-data", str(self.root)),
         ]
+
+
+class DRS(Server):
+    """A DRS server that holds what it is given; see `drs_server`.
+
+    ``hold`` may be called again and again; requests are counted from then on.
+    """
+
+    ready_path = "/-/status"
+    _held = 0
+
+    def command(self, port: int) -> list[str]:
+        self.hold({})
+        script = Path(__file__).with_name("drs_server.py")
+        return [sys.executable, str(script), str(port), str(self.folder)]
+
+    def hold(
+        self,
+        objects: dict[str, dict],
+        bulk: int = 0,
+        script: dict[str, list[dict]] | None = None,
+    ) -> None:
+        """Say what there is, by uuid, and what is answered first, by path."""
+        self._held += 1
+        state = {"objects": objects, "bulk": bulk, "script": script or {}}
+        whole = self.folder / "state.json.new"
+        whole.write_text(json.dumps({**state, "number": self._held}), "utf-8")
+        whole.replace(self.folder / "state.json")
+        (self.folder / "requests.jsonl").write_text("")
+
+    def requests(self) -> list[dict]:
+        """Every request since the last `hold`, in the order they came."""
+        lines = (self.folder / "requests.jsonl").read_text("utf-8").splitlines()
+        return [json.loads(line) for line in lines]
 
 
 def _free_port() -> int:

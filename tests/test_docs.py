@@ -164,7 +164,7 @@ def options_of(verb):
     options = {"--help", "-h"}
     for parameter in verb.params:
         if isinstance(parameter, click.Option):
-            options.update(parameter.opts)
+            options.update(parameter.opts, parameter.secondary_opts)
     if isinstance(verb, click.Group) and verb is not command:
         options.update(*map(options_of, verb.commands.values()))
     return options

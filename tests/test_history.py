@@ -110,16 +110,17 @@ def test_the_bucket_of_the_latest_release_is_where_bytes_lie(tmp_path):
         {"aws_bucket": bucket, "min_idc_version": first, "max_idc_version": last}
         for bucket, first, last in (("new", 2, 3), ("old", 1, 1))
     ]
-    names = {"SeriesInstanceUID": "1", "crdc_series_uuid": "a"}
-    index = [{"SeriesInstanceUID": "2", "crdc_series_uuid": "b"}]
+    uuid, other = (f"{letter * 8}-0000-4000-8000-000000000000" for letter in "ab")
+    names = {"SeriesInstanceUID": "1", "crdc_series_uuid": uuid}
+    index = [{"SeriesInstanceUID": "2", "crdc_series_uuid": other}]
     place = write_tables(tmp_path / "t", 4, index, [{**names, **row} for row in rows])
-    assert open_release(4, place).history("a").lives[0].aws_bucket == "new"
-    assert spans(open_release(4, place).history("a")) == [(1, 3)]
+    assert open_release(4, place).history(uuid).lives[0].aws_bucket == "new"
+    assert spans(open_release(4, place).history(uuid)) == [(1, 3)]
     for cohort in (
         open_idc(1, tables=place).search(SeriesInstanceUID="1"),
-        open_series(crdc_series_uuid="a", tables=place),
+        open_series(crdc_series_uuid=uuid, tables=place),
     ):
-        assert cohort.urls() == ["s3://new/a/"]
+        assert cohort.urls() == [f"s3://new/{uuid}/"]
 
 
 def test_no_uuid_of_the_published_tables_lies_in_two_buckets():

@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING
 import click
 
 from intake_idc._version import __version__
-from intake_idc.cli import caches, cohorts, copies, exports, locks, releases, tables
+from intake_idc.cli import (
+    bodies,
+    caches,
+    cohorts,
+    copies,
+    exports,
+    locks,
+    releases,
+    sets,
+    tables,
+)
 from intake_idc.errors import EmptySelection, IDCError
 
 if TYPE_CHECKING:
@@ -64,7 +74,8 @@ def command() -> None:
     A cohort is named by FILTERS, each COLUMN=VALUE: several values are divided by
     commas (any of them), several filters all hold, COLUMN=~TEXT is a regular
     expression, COLUMN= is null. The first may be the path of an s5cmd manifest
-    (.s5cmd, .s5cmd.gz) or of a lock (.lock.json), whose series are then filtered.
+    (.s5cmd, .s5cmd.gz), of a body of the IDC API (.json) or of a lock (.lock.json),
+    whose series are then filtered.
 
     \b
     Exit codes: 0 done, 2 asked wrongly, 3 manifest or plan refused, 4 something
@@ -88,10 +99,11 @@ def demo(mirror: str | None) -> None:
 for _verb in (
     demo,
     *(releases.releases, releases.diff, releases.history),
-    *(cohorts.select, cohorts.cite),
+    *(cohorts.select, cohorts.cite, sets.split),
     *(copies.copy, copies.verify),
     *(locks.lock, locks.restore),
     *(tables.tables, caches.cache),
     *(exports.export, exports.clinical, exports.objects),
+    bodies.api,
 ):
     command.add_command(_verb)

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from intake_idc.cli.manifests import manifest_options, manifest_writer
 from intake_idc.cli.options import (
-    LOCK_SUFFIX,
     cohort,
     cohort_options,
     day_or_number,
+    mirror_options,
+    objects_option,
     output_option,
+    placed,
+    seed_option,
+    with_objects,
 )
-from intake_idc.cli.output import save_text, say_wrote
+from intake_idc.cli.output import exclusive, save_text, say_wrote
 from intake_idc.errors import EmptySelection, RequestError
 
 if TYPE_CHECKING:
@@ -28,29 +33,43 @@ __all__ = ["cite", "select"]
 
 @click.command()
 @cohort_options
-@output_option("Write the cohort: .s5cmd (manifest), .csv, .parquet, .yml (catalog).")
-@click.option(
-    "--bucket",
-    type=click.Choice(["aws", "gcs"]),
-    default="aws",
-    show_default=True,
-    help="Whose buckets a manifest names.",
+@output_option(
+    "Write the cohort, by the name's ending: .s5cmd, .txt (URLs), .csv, .tsv, .ndjson, "
+    ".json, .parquet, .sh (a script), .yml (a catalog)."
 )
+@manifest_options
+@objects_option
+@mirror_options
 @click.option("--diff", metavar="N", help="Compare with another release, N or a day.")
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Draw N of the series.",
+)
+@seed_option
 @click.option(
     "--list", "as_list", is_flag=True, help="Print the SeriesInstanceUIDs alone."
 )
 def select(
     output: Path | None,
-    bucket: Any,
     diff: str | None,
     as_list: bool,
+    objects: str | None,
+    mirror: str | None,
+    endpoint_url: str | None,
+    engine: str | None,
+    sample: int | None,
+    seed: int,
     **named: Any,
 ) -> None:
     """Select a cohort: show its counts, or write it."""
+    exclusive([("--sample", sample), ("--diff", diff)])
     other = None if diff is None else day_or_number(diff, "--diff")
-    _check_name(output)
-    found = cohort(**named)
+    writer = manifest_writer(output, named)
+    found = placed(cohort(**named), mirror, endpoint_url, engine)
+    if sample is not None:
+        found = found.sample(sample, seed=seed)
     if other is not None and found.locked is not None:
         msg = (
             "--diff does not apply to a lock; intake-idc lock --check PATH --against N"
@@ -62,28 +81,8 @@ def select(
     if difference is not None:
         click.echo(str(difference), err=as_list)
     if output is not None:
-        _write(found, output, bucket)
+        writer(with_objects(found, objects))
         say_wrote(output, aside=as_list)
-
-
-def _check_name(output: Path | None) -> None:
-    """Refuse a file of no known kind before anything is asked."""
-    suffixes = (".s5cmd", ".yml", ".yaml", ".csv", ".parquet")
-    if output is not None and output.suffix.lower() not in suffixes:
-        msg = f"--output ends in .s5cmd, .csv, .parquet or .yml; got {output.name!r}"
-        if output.name.endswith(LOCK_SUFFIX):
-            msg += "; intake-idc lock writes a lock"
-        raise RequestError(msg)
-
-
-def _write(found: Cohort, output: Path, bucket: Any) -> None:
-    suffix = output.suffix.lower()
-    if suffix == ".s5cmd":
-        found.to_manifest(output, mirror=bucket)
-    elif suffix in (".yml", ".yaml"):
-        found.to_catalog(output)
-    else:
-        found.to_table(output)
 
 
 @click.command()

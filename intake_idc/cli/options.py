@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from intake_idc.cli.bodies import opened_body
 from intake_idc.errors import RequestError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "output_option",
     "placed",
     "release_option",
+    "seed_option",
     "tables_option",
     "template_option",
     "with_objects",
@@ -76,6 +78,13 @@ objects_option = click.option(
     "--objects",
     metavar="FILE",
     help="Objects that the command of this name wrote: then nothing is listed.",
+)
+seed_option = click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Another seed draws other series or patients; the same one the same.",
 )
 
 
@@ -230,7 +239,12 @@ def _opened(
                 raise RequestError(msg)
         return open_lock(first), filters[1:]
     number = None if idc_version is None else day_or_number(idc_version)
-    if first.endswith(MANIFEST_SUFFIXES):
+    if first.endswith(".json"):
+        # What it holds tells: a body of the IDC API is a question, all else a list.
+        opened = opened_body(first, number, tables)
+        if opened is not None:
+            return opened, filters[1:]
+    if first.endswith((*MANIFEST_SUFFIXES, ".json")):
         opened = open_manifest(
             first, idc_version=number, tables=tables, problems=problems
         )
@@ -258,8 +272,8 @@ def _filter(text: str, among: Cohort) -> tuple[str, Any]:
     column, equals, value = text.partition("=")
     if not equals:
         msg = (
-            "a filter is COLUMN=VALUE (the first may be the path of a .s5cmd manifest "
-            f"or of a {LOCK_SUFFIX}); got {text!r}"
+            "a filter is COLUMN=VALUE (the first may be the path of a .s5cmd manifest, "
+            f"of a .json body, or of a {LOCK_SUFFIX}); got {text!r}"
         )
         raise RequestError(msg)
     if not value:

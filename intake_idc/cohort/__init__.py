@@ -7,6 +7,7 @@ the index anything; names and values are checked when it is first used.
 
 from __future__ import annotations
 
+from intake_idc.cohort.bodies import open_cohort
 from intake_idc.cohort.cohort import Cohort
 from intake_idc.cohort.difference import Difference
 from intake_idc.cohort.locking import LockCheck, check_lock, open_lock, restore
@@ -25,6 +26,7 @@ __all__ = [
     "check_lock",
     "diff",
     "history",
+    "open_cohort",
     "open_idc",
     "open_lock",
     "open_manifest",

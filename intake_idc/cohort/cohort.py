@@ -11,8 +11,9 @@ from intake_idc import display
 from intake_idc.cohort import writing
 from intake_idc.cohort.difference import compare
 from intake_idc.errors import EmptySelection, RequestError
+from intake_idc.manifest import ONLY, with_readable_subsets
 from intake_idc.release import MANIFEST_COLUMNS, TABLE_KEYS, FixedRows, Release
-from intake_idc.selection import Selection
+from intake_idc.selection import Selection, quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
     from fsspec.callbacks import Callback
 
     from intake_idc.citations import Citations
+    from intake_idc.cohort import algebra, pairs
     from intake_idc.cohort.difference import Difference
     from intake_idc.export import Clinical, Export, ObjectTable
     from intake_idc.formats import Problem
     from intake_idc.formats.lock import Lock
+    from intake_idc.formats.writing import Form, Rows
     from intake_idc.lazy import InstanceBag
     from intake_idc.manifest import Manifest
     from intake_idc.plan import Plan
@@ -43,13 +46,21 @@ _COUNTS = {
     "collections": "count(DISTINCT collection_id)",
     "bytes": "coalesce(round(sum(series_size_MB * 1e6)), 0)::BIGINT",
 }
-_COUNTED = (
+_COUNTED: tuple[str, ...] = (
     "instanceCount",
     "StudyInstanceUID",
     "PatientID",
     "collection_id",
     "series_size_MB",
 )
+_SUBSET_COUNTS = {
+    "instances": "coalesce(sum(coalesce(len({only}), instanceCount)), 0)::BIGINT",
+    "bytes": (
+        "coalesce(round(sum(series_size_MB * 1e6 * "
+        "coalesce(len({only}) / nullif(instanceCount, 0), 1))), 0)::BIGINT"
+    ),
+}
+"""The same where only some instances of a series are meant; see `Part.meant_size`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -191,11 +202,286 @@ class Cohort:
         )
         return replace(self, mirror=resolved)
 
+    # Sets.
+
+    def union(self, other: Cohort, *, by: algebra.By = "crdc_series_uuid") -> Cohort:
+        """Give the series of both: these in their order, then what the other has more.
+
+        ``one | other`` is the same. The result is a list of this cohort's release. Of
+        another release it holds the bytes that the other cohort has; of these the
+        index is known as far as a manifest goes.
+
+        Parameters
+        ----------
+        other : Cohort
+            Of this release or another, a question or a list.
+        by : "crdc_series_uuid" or "SeriesInstanceUID"
+            What makes two series the same: their bytes, or their name. By name, the
+            bytes of this cohort are taken.
+
+        Raises
+        ------
+        EmptySelection
+            Either is everything without `all`.
+        RequestError
+            Each is read from a mirror of its own; see `reading_from`.
+
+        Examples
+        --------
+        >>> from intake_idc import open_idc
+        >>> sample = open_idc(2, tables="sample")
+        >>> both = sample.search(Modality="SEG") | sample.search(Modality=["CT", "SEG"])
+        >>> both.table["Modality"].to_pylist()
+        ['SEG', 'CT']
+        """
+        from intake_idc.cohort import algebra
+
+        return algebra.union(self, other, by)
+
+    def intersection(
+        self, other: Cohort, *, by: algebra.By = "crdc_series_uuid"
+    ) -> Cohort:
+        """Give the series that the other cohort has too, in this order.
+
+        ``one & other`` is the same. Two questions to one release give a question, with
+        the conditions of both; all else gives a list, which may be empty. ``by`` is
+        that of `union`; mirror and bytes are those of this cohort.
+
+        >>> from intake_idc import open_idc
+        >>> idc = open_idc(25)
+        >>> idc.search(Modality="CT") & idc.search(collection_id="nlst")
+        <Cohort of IDC release 25: Modality = 'CT' and collection_id = 'nlst'>
+        """
+        from intake_idc.cohort import algebra
+
+        return algebra.intersection(self, other, by)
+
+    def difference(
+        self, other: Cohort, *, by: algebra.By = "crdc_series_uuid"
+    ) -> Cohort:
+        """Give the series that the other cohort does not have: a list, in this order.
+
+        ``one - other`` is the same; ``by`` is that of `union`. `diff` is another thing:
+        it compares releases.
+
+        Raises
+        ------
+        EmptySelection
+            This is everything without `all`.
+
+        Examples
+        --------
+        >>> from intake_idc import open_idc
+        >>> new, old = (open_idc(v, tables="sample").all() for v in (2, 1))
+        >>> (new - old).unique("Modality")  # the CT has other bytes
+        ['CT', 'SEG', 'SM']
+        >>> new.difference(old, by="SeriesInstanceUID").unique("Modality")
+        ['SEG', 'SM']
+        """
+        from intake_idc.cohort import algebra
+
+        return algebra.difference(self, other, by)
+
+    def __or__(self, other: object) -> Cohort:
+        return self.union(other) if isinstance(other, Cohort) else NotImplemented
+
+    def __and__(self, other: object) -> Cohort:
+        return self.intersection(other) if isinstance(other, Cohort) else NotImplemented
+
+    def __sub__(self, other: object) -> Cohort:
+        return self.difference(other) if isinstance(other, Cohort) else NotImplemented
+
+    def sample(self, n: int, *, seed: int = 0) -> Cohort:
+        """Give n series, drawn by the seed, as a list in the published order.
+
+        The same call gives the same series on every machine. Which they are follows
+        from the seed and their names alone: of a cohort that has grown, or of another
+        release, most are the same, and a larger sample holds the smaller.
+
+        Raises
+        ------
+        RequestError
+            The cohort has fewer series.
+        EmptySelection
+            It has none, or is everything without `all`.
+
+        Examples
+        --------
+        >>> from intake_idc import open_idc
+        >>> ct = open_idc(25).search(collection_id="rider_pilot", Modality="CT")
+        >>> few, more = ct.sample(5), ct.sample(50)
+        >>> len(few), len(few - more)
+        (5, 0)
+        """
+        from intake_idc.cohort import splitting
+
+        return splitting.sample(self, n, seed)
+
+    def split_patients(
+        self,
+        parts: Mapping[str, float],
+        *,
+        by: str | Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> dict[str, Cohort]:
+        """Divide the cohort, so that no patient is in two parts.
+
+        A patient is a ``PatientID``, also where several collections have it. Series
+        without one go with their study. Every series is in exactly one part; a part of
+        few patients may be empty.
+
+        Parameters
+        ----------
+        parts : dict
+            Names of the parts, and their fractions of the patients, which add up to 1.
+            Each part is right to less than one patient.
+        by : str or list of str, optional
+            Columns by which the parts are to be alike: patients who have the same set
+            of values are divided by the same fractions, to less than two patients.
+        seed : int
+            Another seed gives another division; the same one the same, everywhere.
+
+        Returns
+        -------
+        dict of str to Cohort
+            Lists, each in the published order.
+
+        Raises
+        ------
+        RequestError
+            A fraction is not above 0, or they do not add up to 1.
+        UnknownColumn
+            There is no such column.
+        EmptySelection
+            The cohort has no series, or is everything without `all`.
+
+        Examples
+        --------
+        >>> from intake_idc import open_idc
+        >>> ct = open_idc(25).search(collection_id="nsclc_radiomics", Modality="CT")
+        >>> parts = ct.split_patients({"train": 0.8, "test": 0.2})
+        >>> {name: part.counts()["patients"] for name, part in parts.items()}
+        {'train': 338, 'test': 84}
+        """
+        from intake_idc.cohort import splitting
+
+        return splitting.split_patients(self, parts, by, seed)
+
+    def require_all_on(self, on: str | Sequence[str], /, **columns: Any) -> Cohort:
+        """Narrow by columns as `search`, and keep the groups that have every value.
+
+        Of several columns, a group must have every combination of their values. A
+        regular expression is fulfilled by any series that it matches. Series without a
+        value in ``on`` belong to no group. The result is a list, which may be empty.
+
+        Parameters
+        ----------
+        on : str or list of str
+            What makes a group. A ``PatientID`` may occur in several collections:
+            ``["collection_id", "PatientID"]`` is one patient of one collection.
+        **columns
+            Conditions; see `search`.
+
+        Raises
+        ------
+        RequestError
+            No column was named but those of ``on``.
+
+        Examples
+        --------
+        >>> from intake_idc import open_idc
+        >>> pilot = open_idc(25).search(collection_id="rider_pilot")
+        >>> pairs = pilot.require_all_on("StudyInstanceUID", Modality=["CT", "SEG"])
+        >>> pairs.counts()["studies"], pilot.counts()["studies"]
+        (17, 154)
+        """
+        from intake_idc.cohort import pairs
+
+        return pairs.require_all_on(self, on, columns)
+
+    # Images and their annotations.
+
+    def references(
+        self,
+        *,
+        modality: str | Sequence[str] = ("SEG", "RTSTRUCT", "SR", "ANN"),
+        headers: pairs.Headers = "auto",
+        mirror: str | os.PathLike[str] | Mirror | None = None,
+    ) -> pa.Table:
+        """Tell which series the annotations of the cohort are of.
+
+        Parameters
+        ----------
+        modality : str or sequence of str
+            Modalities of annotations; other series of the cohort have no row.
+        headers : "auto", True or False
+            "auto" asks the index tables `seg_index`, `rtstruct_index` and `ann_index`,
+            and reads the headers of what they do not tell: reports, and where a table
+            is not at hand. True reads headers alone, of every object. False opens no
+            object. What a table says of a superseded series is true of its newest
+            bytes.
+        mirror : str, path or Mirror, optional
+            Where headers are read.
+
+        Returns
+        -------
+        pyarrow.Table
+            A row for each annotation and series that it is of: ``SeriesInstanceUID``,
+            ``crdc_series_uuid`` and ``Modality`` of the annotation,
+            ``referenced_SeriesInstanceUID``, and ``told_by``: the table, or "header".
+            An annotation that nothing is told of has one row, with null in both.
+
+        Raises
+        ------
+        TableNotFound
+            ``headers`` is False, and a table is not at hand.
+        DicomReadError, StorageError
+            A header cannot be read.
+        """
+        from intake_idc.cohort import pairs
+
+        return pairs.references(self, modality, headers, mirror)
+
+    def annotations(
+        self,
+        modality: str | Sequence[str] = ("SEG", "RTSTRUCT", "SR", "ANN"),
+        *,
+        headers: pairs.Headers = "auto",
+        mirror: str | os.PathLike[str] | Mirror | None = None,
+    ) -> Cohort:
+        """Give the annotations that are of series of this cohort, of the same release.
+
+        What no table tells, which is every SR, is looked for among the series of the
+        same patients, and its header is read. What is not told even then is listed in
+        `problems`, so that none is lost unseen. The parameters are those of
+        `references`.
+        """
+        from intake_idc.cohort import pairs
+
+        return pairs.annotations_of(self, modality, headers, mirror)
+
+    def sources(
+        self,
+        *,
+        modality: str | Sequence[str] = ("SEG", "RTSTRUCT", "SR", "ANN"),
+        headers: pairs.Headers = "auto",
+        mirror: str | os.PathLike[str] | Mirror | None = None,
+    ) -> Cohort:
+        """Give the series that the annotations of this cohort are of.
+
+        A report may be of a segmentation too, which then is among them. Annotations of
+        which nothing is told, and sources that the release does not hold, are listed
+        in `problems`. The parameters are those of `references`.
+        """
+        from intake_idc.cohort import pairs
+
+        return pairs.sources_of(self, modality, headers, mirror)
+
     # Asking the index.
 
     def __len__(self) -> int:
         if isinstance(self.rows, FixedRows) and not self.selection:
-            return len(self.rows.manifest_rows)
+            return len(self.rows)
         return int(self.rows.aggregate("count(*)", self.selection)[0][0])
 
     def __bool__(self) -> bool:
@@ -203,16 +489,22 @@ class Cohort:
 
     @cached_property
     def _counted(self) -> dict[str, int]:
-        counted = ", ".join(_COUNTS.values())
-        row = self.rows.aggregate(counted, self.selection, columns=_COUNTED)[0]
-        return dict(zip(_COUNTS, map(int, row), strict=True))
+        counts, columns = _COUNTS, _COUNTED
+        if ONLY in self.rows.columns:
+            only = quote(ONLY)
+            subsets = {n: sql.format(only=only) for n, sql in _SUBSET_COUNTS.items()}
+            counts, columns = {**_COUNTS, **subsets}, (*_COUNTED, ONLY)
+        counted = ", ".join(counts.values())
+        row = self.rows.aggregate(counted, self.selection, columns=columns)[0]
+        return dict(zip(counts, map(int, row), strict=True))
 
     def counts(self) -> dict[str, int]:
         """Count series, instances, studies, patients, collections and bytes.
 
         Instances leave out the series whose count the index does not know
         (superseded ones); patients are counted within their collection, because 89
-        identifiers occur in several.
+        identifiers occur in several. Where a manifest names single instances, these
+        are counted, and bytes are their share of the series.
         """
         return dict(self._counted)
 
@@ -223,8 +515,12 @@ class Cohort:
 
     @property
     def table(self) -> pa.Table:
-        """Every column of every series, as an Arrow table in the published order."""
-        return self.rows.table(None, self.selection)
+        """Every column of every series, as an Arrow table in the published order.
+
+        Where a manifest names single instances, ``only`` lists their
+        ``crdc_instance_uuid``; it is null where all of the series is meant.
+        """
+        return with_readable_subsets(self.rows.table(None, self.selection))
 
     def index_table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Give the rows of another index table that belong to these series.
@@ -545,7 +841,9 @@ class Cohort:
         manifest = self._located([*named, "crdc_series_uuid"])
         folders = {
             row["crdc_series_uuid"]: planning.series_folder(template, row)
-            for row in manifest.table.to_pylist()
+            for row in manifest.table.select(
+                dict.fromkeys([*named, "crdc_series_uuid"])
+            ).to_pylist()
         }
         root = writing.local_path(target)
         there = transfer.present(root, folders.values())
@@ -684,20 +982,96 @@ class Cohort:
     def to_manifest(
         self,
         path: str | os.PathLike[str],
+        kind: str | None = None,
         *,
         mirror: Literal["aws", "gcs"] = "aws",
+        level: Literal["series", "instance"] = "series",
+        columns: Sequence[str] | None = None,
+        scheme: Literal["s3", "gs", "https"] | None = None,
+        preamble: bool | None = None,
+        spreadsheet_safe: bool = False,
     ) -> Path:
-        """Write the series as an s5cmd manifest; the header names the release.
+        """Write the series, or their instances, as a manifest that names the release.
+
+        `to_table` is for looking at the series, every column of the index with its
+        type; this is for handing them on, to another tool or to `open_manifest`.
+
+        Parameters
+        ----------
+        path : str or path
+            The kind follows from the name: ``.s5cmd``, ``.txt`` (URLs), ``.csv``,
+            ``.tsv``, ``.ndjson`` or ``.jsonl``, ``.json``, ``.parquet``, ``.sh`` (a
+            script), ``.yml`` (a catalog, see `to_catalog`). Texts that other tools do
+            not run may end in ``.gz``.
+        kind : str, optional
+            "s5cmd", "urls", "csv", "tsv", "ndjson", "json", "parquet", "drs",
+            "api-v2", "aws", "gcloud" or "yaml", whatever the name ends in.
+        mirror : "aws" or "gcs"
+            Whose buckets are named.
+        level : "series" or "instance"
+            What a line or row is. Instances are listed in the mirror that the cohort is
+            read from, unless the cohort knows them.
+        columns : sequence of str, optional
+            Columns of a table besides the usual ones; see
+            `intake_idc.formats.writing.rows`.
+        scheme : "s3", "gs" or "https", optional
+            Scheme of plain URLs; by default that of the mirror.
+        preamble : bool, optional
+            Whether lines above the first say the release and the number of rows. By
+            default s5cmd manifests and URLs have them, CSV and TSV do not.
+        spreadsheet_safe : bool
+            Put ``'`` before cells of CSV and TSV that a spreadsheet would run.
 
         Raises
         ------
+        EmptySelection
+            Nothing is selected, or everything without `all`.
         RequestError
-            The mirror is neither "aws" nor "gcs".
+            The kind is not known, options do not fit it, or the level is that of series
+            and only some instances of one are meant.
+        UnknownColumn
+            A column is not there.
+        StorageError
+            The mirror cannot be listed, or the file cannot be written; what was there
+            before is as it was.
         """
+        from intake_idc.formats.writing import form_of
+
         target = writing.local_path(path)
-        date = self.rows.date if isinstance(self.rows, Release) else None
-        writing.write_manifest(target, self._reading_manifest(), mirror, date)
+        form = form_of(
+            target.name,
+            kind,
+            mirror=mirror,
+            level=level,
+            columns=tuple(columns or ()),
+            scheme=scheme,
+            preamble=preamble,
+            spreadsheet_safe=spreadsheet_safe,
+        )
+        if form.kind == "yaml":
+            return self.to_catalog(target)
+        writing.write_manifest(target, self._written(form), form)
         return target
+
+    def _written(self, form: Form) -> Rows:
+        """Give the rows that a manifest is written of."""
+        from intake_idc.cohort import locking
+        from intake_idc.formats.writing import COMPUTED, Rows
+
+        wanted = [column for column in form.columns if column not in COMPUTED]
+        manifest = self._located([*MANIFEST_COLUMNS, *wanted])
+        objects = None
+        if form.level == "instance":
+            objects = writing.listed_objects(
+                manifest, self._mirror(None), self.objects, sized=form.sized
+            )
+        return Rows(
+            manifest,
+            objects,
+            writing.dated(self.rows),
+            locking.where(self),
+            writing.older(self.rows),
+        )
 
     def lock(
         self,
@@ -803,7 +1177,10 @@ class Cohort:
         if isinstance(self.rows, FixedRows):
             # A name of its own: "cohort.s5cmd" may be the user's.
             digest = self._reading_manifest().digest[:12]
-            beside = self.to_manifest(target.with_name(f"{target.stem}-{digest}.s5cmd"))
+            beside = self.to_manifest(
+                target.with_name(f"{target.stem}-{digest}.s5cmd"),
+                level="instance" if self._reading_manifest().has_subsets else "series",
+            )
             driver = "idc_manifest"
             arguments = {"urlpath": f"{{{{ CATALOG_DIR }}}}/{beside.name}"}
         else:
@@ -907,7 +1284,8 @@ class Cohort:
         manifest = self._reading_manifest(columns)
         return manifest if self.objects is None else self.objects.attach(manifest)
 
-    def _reading_manifest(self, columns: Sequence[str] | None = None) -> Manifest:
+    def _check_meant(self) -> None:
+        """Refuse everything that nobody asked for; see `all`."""
         meant = self.everything or isinstance(self.rows, FixedRows)
         if not self.selection and not meant:
             msg = (
@@ -915,8 +1293,13 @@ class Cohort:
                 "was not asked for; narrow with search(...), or say all()"
             )
             raise EmptySelection(msg)
+
+    def _reading_manifest(self, columns: Sequence[str] | None = None) -> Manifest:
+        self._check_meant()
         manifest = self.manifest(columns)
         if not len(manifest):
             msg = f"no series of release {self.idc_version} has {self.selection}"
+            if isinstance(self.rows, FixedRows) and not self.selection:
+                msg = f"there is no series in the list: {self.rows.source}"
             raise EmptySelection(msg)
         return manifest

@@ -86,7 +86,7 @@ def _question(cohort: Cohort) -> dict[str, Any]:
         return {**of, "everything": everything, "selection": asked}
     if rows.lock is None:
         # Its name without the folder: a lock says nothing of the machine.
-        name = re.split(r"[?#]|::", rows.manifest_rows.origin)[0]
+        name = re.split(r"[?#]|::", rows.source)[0]
         name = re.split(r"[/\\]", name)[-1]
         of = {"of": "manifest", "manifest": name}
         return {**of, "everything": False, "selection": asked}

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterable
-from lzma import LZMAError
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from intake_idc.arrow import integers
 from intake_idc.cohort.cohort import Cohort
 from intake_idc.cohort.difference import compare
-from intake_idc.credentials import refuse_in_url
+from intake_idc.cohort.resolving import resolve
 from intake_idc.errors import (
     EmptySelection,
     RequestError,
     SeriesWithdrawn,
-    StorageError,
     UnknownValue,
 )
-from intake_idc.formats import Lines, Problem, check_problems
-from intake_idc.release import FixedRows, Release, open_release
+from intake_idc.formats import Problem, check_problems
+from intake_idc.release import Release, open_release
 from intake_idc.release.history import histories, locate, widest, with_others
+from intake_idc.release.listed import ListedRows, packed_uuids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from intake_idc.cohort.difference import Difference
+    from intake_idc.formats import Listing
+    from intake_idc.formats.reading import Kind
     from intake_idc.release import History
     from intake_idc.release.history import Key
     from intake_idc.storage import Mirror
@@ -65,15 +66,16 @@ def open_idc(
 
 
 def open_manifest(
-    path: str | os.PathLike[str],
+    source: Any,
     *,
+    kind: Kind | None = None,
     idc_version: int | str | None = None,
     tables: str | os.PathLike[str] | None = None,
     digest: Mapping[str, str] | str | None = None,
     mirror: str | os.PathLike[str] | Mirror | None = None,
     problems: Literal["raise", "report"] = "raise",
 ) -> Cohort:
-    """Open an s5cmd manifest as a cohort of exactly its series, in its order.
+    """Open a manifest of any dialect as a cohort of exactly its series, in its order.
 
     A series is found by its uuid in whichever release holds it, and read from the
     bucket where it lies today, whatever bucket the manifest names. A series that the
@@ -81,11 +83,17 @@ def open_manifest(
 
     Parameters
     ----------
-    path : str or path
-        A file, or a URL that fsspec reads.
+    source : path, URL, list, table or data frame
+        A file of any dialect, packed or not, or a URL that fsspec reads; a list of
+        files, which are parts of one manifest, or a pattern of their names; an Arrow
+        table or a data frame; a list of texts, each a URL, a command, a uuid or a
+        DICOM UID. See `intake_idc.formats.reading.read`.
+    kind : str, optional
+        The dialect, or what each line of a list is, such as ``"PatientID"``. By
+        default it is known by the content.
     idc_version : int or "current", optional
-        The release that the cohort belongs to. By default the one that the
-        manifest's header names, else the current one.
+        The release that the cohort belongs to. By default the one that the manifest
+        names, in its header or row by row, else the current one.
     tables, digest, mirror
         As in `open_idc`.
     problems : "raise" or "report"
@@ -102,28 +110,37 @@ def open_manifest(
     if problems not in ("raise", "report"):
         msg = f"problems is 'raise' or 'report'; got {problems!r}"
         raise RequestError(msg)
-    name = os.fspath(path)
-    refuse_in_url(name, "manifest")
-    lines = _read(name)
-    named: set[int] = set()
-    if idc_version is None:
-        named.update(lines.idc_versions)
-        idc_version = max(named) if named else "current"
-    release = open_release(idc_version, tables, digest)
-    found = _resolved(lines, release, {release.idc_version, *named})
-    if problems == "raise":
-        check_problems(name, lines.problems, taken=found.num_rows)
-    if not found.num_rows:
-        rejected = "".join(f"\n  {problem}" for problem in lines.problems[:10])
-        msg = f"the manifest {name} names no series{rejected}"
-        raise EmptySelection(msg, name=name, problems=tuple(lines.problems))
-    from intake_idc.manifest import Manifest
+    from intake_idc.formats.reading import read
 
-    manifest = Manifest(found, release.idc_version, name)
-    rows = FixedRows(manifest, release.spec, release.digest)
-    return Cohort(
-        rows, mirror=_own_mirror(mirror, release), problems=tuple(lines.problems)
-    )
+    listings = read(source, kind)
+    said: set[int] = set()
+    if idc_version is None:
+        said = _said(listings)
+        idc_version = max(said) if said else "current"
+    release = open_release(idc_version, tables, digest)
+    rows, found = resolve(listings, release, {release.idc_version, *said})
+    name = ", ".join(dict.fromkeys(each.part for each in listings))
+    if problems == "raise":
+        check_problems(name, found, taken=0 if rows is None else len(rows))
+    if rows is None:
+        rejected = "".join(f"\n  {problem}" for problem in found[:10])
+        msg = f"the manifest {name} names no series{rejected}"
+        raise EmptySelection(msg, name=name, problems=tuple(found))
+    return Cohort(rows, mirror=_own_mirror(mirror, release), problems=tuple(found))
+
+
+def _said(listings: Sequence[Listing]) -> set[int]:
+    """Give the releases that a manifest says it is of: in its header, or by row."""
+    said = {version for each in listings for version in each.idc_versions}
+    if said:
+        return said
+    return {
+        version
+        for each in listings
+        if "idc_version" in each.names.column_names
+        for version in each.names.column("idc_version").unique().to_pylist()
+        if version is not None
+    }
 
 
 def open_series(
@@ -184,20 +201,36 @@ def open_series(
         "current" if idc_version is None else idc_version, tables, digest
     )
     found = locate(release, key, names)
+    foreign: list[int] = []
     if found.num_rows < len(names):
         lives = histories(widest(release), key, names)
         if anywhere:
             _all_known(key, names, lives, release)
             release = release.at(_newest_of_all(names, lives, release))
             found = locate(release, key, names)
+        there = set(found.column("position").to_pylist())
+        foreign = [i for i in range(len(names)) if i not in there]
         found = _completed(found, key, names, lives, release, problems, anywhere)
-    from intake_idc.manifest import Manifest
-
-    manifest = Manifest(
-        found.drop_columns(["position"]), release.idc_version, f"a list by {key}"
-    )
-    rows = FixedRows(manifest, release.spec, release.digest)
+    rows = _listed(found, release, foreign, f"a list by {key}")
     return Cohort(rows, mirror=_own_mirror(mirror, release), problems=tuple(problems))
+
+
+def _listed(
+    found: pa.Table, release: Release, foreign: Sequence[int], origin: str
+) -> ListedRows:
+    """Give series that were located as rows; some are of other releases."""
+    import pyarrow as pa
+
+    uuids = found.column("crdc_series_uuid").combine_chunks()
+    whole = uuids if isinstance(uuids, pa.Array) else uuids.chunk(0)
+    packed = packed_uuids(whole, release.source)
+    others = None
+    if foreign:
+        among = pa.compute.is_in(
+            found.column("position"), value_set=integers(list(foreign))
+        )
+        others = found.filter(among).drop_columns(["position"])
+    return ListedRows(release, packed, origin, others)
 
 
 def _names(key: Key, value: object) -> tuple[list[str], list[Problem]]:
@@ -356,63 +389,6 @@ def diff(
     ]
     first, second = sides
     return compare(first.rows, first.selection, second.rows, second.selection)
-
-
-def _read(name: str) -> Lines:
-    import fsspec
-
-    from intake_idc.formats import s5cmd
-
-    try:
-        with fsspec.open(name, "rb", compression="infer") as file:
-            return s5cmd.read(file.read())
-    except RequestError:
-        raise
-    except (OSError, ValueError, EOFError, ImportError, zlib.error, LZMAError) as error:
-        msg = f"the manifest {name} cannot be read: {error}"
-        raise StorageError(msg, path=name) from error
-
-
-def _resolved(lines: Lines, release: Release, judged: set[int]) -> pa.Table:
-    """Find the series of a manifest, and account for every one that stands out.
-
-    ``judged`` are the releases that the manifest is of: what none of them holds any
-    more is rejected, what one of them has with other bytes is taken as it is.
-    """
-    found = locate(release, "crdc_series_uuid", lines.uuids)
-    there = set(found.column("position").to_pylist())
-    missing = [i for i in range(len(lines.uuids)) if i not in there]
-    if missing:
-        names = [lines.uuids[i] for i in missing]
-        lives = histories(widest(release), "crdc_series_uuid", names)
-        stray = []
-        for i in missing:
-            reason, taken = _judge(lines.uuids[i], lives, release, judged)
-            add = lines.remark if taken else lines.reject
-            add(lines.numbers[i], lines.texts[i], reason)
-            stray += [i] if taken else []
-        names = [lines.uuids[i] for i in stray]
-        found = with_others(release, found, stray, names)
-    lines.problems.sort(key=lambda problem: problem.line)
-    return found.drop_columns(["position"])
-
-
-def _judge(
-    uuid: str, lives: Mapping[str, History], release: Release, judged: set[int]
-) -> tuple[str, bool]:
-    """Say of a uuid that a release does not hold why, and whether it is taken."""
-    life = lives.get(uuid)
-    number = release.idc_version
-    if life is None:
-        return f"no release in {release.source} holds this series", False
-    if any(life.at(version) for version in judged):
-        held = life.releases_of(uuid)
-        return f"belongs to {held}, not {number}; its own bytes are taken", True
-    reason = (
-        f"release {number} does not hold this series, which is of {life.releases}: "
-        f"{life.absence(number)}; idc_version={life.nearest(number)} takes it"
-    )
-    return reason, False
 
 
 def _own_mirror(

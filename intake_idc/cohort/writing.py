@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from intake_idc.arrow import integers, texts, unpack_uuids
 from intake_idc.errors import (
     IDCError,
     IntegrityError,
@@ -16,16 +18,26 @@ from intake_idc.errors import (
     StorageError,
 )
 from intake_idc.files import beside
+from intake_idc.manifest import ONLY
+from intake_idc.release import FixedRows, Release
+from intake_idc.release.history import histories, widest
+from intake_idc.release.listed import ListedRows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pyarrow as pa
 
+    from intake_idc.export import ObjectTable
+    from intake_idc.formats.writing import Form, Rows
     from intake_idc.manifest import Manifest
+    from intake_idc.storage import Mirror
 
 __all__ = [
+    "dated",
+    "listed_objects",
     "local_path",
+    "older",
     "read_table",
     "refuse_templates",
     "write_bytes",
@@ -35,27 +47,139 @@ __all__ = [
 ]
 
 
-def write_manifest(
-    path: Path, manifest: Manifest, mirror: Literal["aws", "gcs"], date: str | None
-) -> None:
-    """Write an s5cmd manifest.
+LISTED_AT_ONCE = 512
+"""Series that are listed before their objects are packed."""
+RUNNABLE = 0o777
+"""Mode of a script, from which the user's mask is taken."""
+
+
+def write_manifest(path: Path, rows: Rows, form: Form) -> None:
+    """Write a manifest in any dialect but a catalog; a script can be run.
 
     Raises
     ------
     RequestError
-        The name asks for compression, which s5cmd does not read.
+        The rows hold what the dialect cannot write.
     """
-    if path.suffix in (".gz", ".bz2", ".xz", ".zip"):
-        msg = f"an s5cmd manifest is plain text; got {path.name!r}"
-        raise RequestError(msg, path=str(path))
-    from intake_idc.formats import s5cmd
+    from intake_idc.formats import writing
 
-    lines = s5cmd.write(manifest, path.name, mirror=mirror, date=date)
-    _write_text(path, "".join(lines))
+    mode = RUNNABLE if form.kind in ("aws", "gcloud") else 0o666
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags, mode)
+
+    with _beside(path) as part, open(part, "xb", opener=opener) as file:
+        writing.write(rows, form, file, path.name)
+
+
+def listed_objects(
+    manifest: Manifest, mirror: Mirror, known: ObjectTable | None, *, sized: bool
+) -> pa.Table:
+    """Give the instances of a manifest, as `formats.writing.Rows` has them.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        The series, with their objects where they are known.
+    mirror : Mirror
+        Where the objects are listed that are not known.
+    known : ObjectTable, optional
+        The objects that are known.
+    sized : bool
+        Whether sizes are wanted. Without them, instances that the manifest itself names
+        need no listing.
+
+    Raises
+    ------
+    IntegrityError, StorageError
+        The mirror's listing and the index differ, or it cannot be listed.
+    """
+    import pyarrow as pa
+
+    if not sized and _all_named(manifest):
+        return _named(manifest)
+    from intake_idc import storage
+
+    pieces = []
+    parts = enumerate(manifest.parts())
+    while some := list(itertools.islice(parts, LISTED_AT_ONCE)):
+        row = {part.crdc_series_uuid: at for at, part in some}
+        found = storage.instances([part for _, part in some], mirror)
+        pieces.append(
+            pa.table(
+                {
+                    "row": integers([row[i.part.crdc_series_uuid] for i in found]),
+                    "crdc_instance_uuid": texts([i.crdc_instance_uuid for i in found]),
+                    "instance_size": integers([i.size for i in found]),
+                    "instance_hash": texts([i.md5 for i in found]),
+                }
+            )
+        )
+    table = pa.concat_tables(pieces)
+    if table.column("instance_hash").null_count == len(table):
+        table = table.drop_columns(["instance_hash"])
+    return table if known is None else _with_uids(table, manifest, known)
+
+
+def dated(rows: Release | FixedRows) -> str | None:
+    """Give the day of the release of some rows, where tables are at hand."""
+    release = rows.release if isinstance(rows, ListedRows) else rows
+    return release.date if isinstance(release, Release) else None
+
+
+def older(rows: Release | FixedRows) -> dict[str, int]:
+    """Give the series of a list whose bytes are of an older release, and of which."""
+    if not isinstance(rows, ListedRows) or rows.others is None:
+        return {}
+    number = rows.idc_version
+    uuids = rows.others.column("crdc_series_uuid").to_pylist()
+    found = {}
+    for uuid, history in histories(
+        widest(rows.release), "crdc_series_uuid", uuids
+    ).items():
+        held = [
+            min(life.last_idc_version, number)
+            for life in history.lives
+            if life.crdc_series_uuid == uuid and life.first_idc_version <= number
+        ]
+        if held:
+            found[uuid] = max(held)
+    return found
+
+
+def _all_named(manifest: Manifest) -> bool:
+    """Say whether a manifest names the instances of every series."""
+    columns = set(manifest.columns)
+    if ONLY not in columns or {"first_instance", "last_instance"} & columns:
+        return False
+    return not manifest.table.column(ONLY).null_count
+
+
+def _named(manifest: Manifest) -> pa.Table:
+    """Give the instances that a manifest names of each series."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lists = pa.concat_arrays(manifest.table.column(ONLY).chunks)
+    uuids = unpack_uuids(lists.flatten())
+    return pa.table({"row": pc.list_parent_indices(lists), "crdc_instance_uuid": uuids})
+
+
+def _with_uids(table: pa.Table, manifest: Manifest, known: ObjectTable) -> pa.Table:
+    """Give instances with their SOPInstanceUID, where known objects have it."""
+    import pyarrow.compute as pc
+
+    series = manifest.table.column("crdc_series_uuid").take(table.column("row"))
+    names = table.column("crdc_instance_uuid")
+    slash = texts(["/"])[0]
+    uids = known.uids(pc.binary_join_element_wise(series, names, slash))
+    return table if uids is None else table.append_column("SOPInstanceUID", uids)
 
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a table as CSV or Parquet, by the name's ending.
+
+    In CSV a list is one text, with a blank between its items.
 
     Raises
     ------
@@ -69,8 +193,22 @@ def write_table(path: Path, table: pa.Table) -> None:
     if suffix not in writers:
         msg = f"a table ends in .csv or .parquet; got {path.name!r}"
         raise RequestError(msg)
+    if suffix == ".csv":
+        table = _without_lists(table)
     with _beside(path) as part:
         writers[suffix](table, part)
+
+
+def _without_lists(table: pa.Table) -> pa.Table:
+    """Give a table whose lists of texts are texts."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for at, field in enumerate(table.schema):
+        if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
+            joined = pc.binary_join(table.column(at), " ")
+            table = table.set_column(at, field.name, joined)
+    return table
 
 
 def read_table(source: str | os.PathLike[str] | pa.Table) -> pa.Table:

@@ -223,7 +223,8 @@ class IDCCatalog(Pinned, Catalog):
 
     def query(self, condition: str) -> IDCCohort:
         """Select series by one SQL condition; see `Cohort.query`."""
-        return self._everything.query(condition)
+        narrowed: IDCCohort = self._everything.query(condition)
+        return narrowed
 
     def counts(self) -> dict[str, int]:
         """Count series, instances, studies, patients, collections and bytes."""

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from intake.source.base import Schema
 
-from intake_idc.cohort import Cohort, open_idc, open_lock, open_manifest
+from intake_idc.cohort import Cohort, open_cohort, open_idc, open_lock, open_manifest
+from intake_idc.cohort.bodies import body_pin, is_body, load_body
 from intake_idc.drivers.pinned import Pinned, Version
 from intake_idc.errors import RequestError
-from intake_idc.release import open_release
+from intake_idc.release import Release, open_release
 from intake_idc.selection import Selection
 from intake_idc.storage import resolve_mirror
 
@@ -29,16 +30,19 @@ __all__ = ["IDCCohort", "IDCLock", "IDCManifest", "IDCTable"]
 _COHORT_VERBS = frozenset(
     {
         "all",
+        "annotations",
         "citations",
         "clinical",
         "columns",
         "counts",
         "df",
         "diff",
+        "difference",
         "export",
         "header_rows",
         "index_table",
         "instances_table",
+        "intersection",
         "keys",
         "left_out",
         "licenses",
@@ -50,14 +54,20 @@ _COHORT_VERBS = frozenset(
         "plan",
         "problems",
         "reading_from",
+        "references",
         "release",
+        "require_all_on",
+        "sample",
         "save_instances",
         "selection",
         "size",
+        "sources",
+        "split_patients",
         "table",
         "to_catalog",
         "to_manifest",
         "to_table",
+        "union",
         "unique",
         "urls",
         "verify",
@@ -187,6 +197,11 @@ class IDCCohort(_CohortSource):
         Conditions as data; see `Selection.to_dict`.
     everything : bool
         Whether every series is meant where there is no condition; see `Cohort.all`.
+    body : dict or str, optional
+        Instead of conditions, a body of the IDC API, or the path or URL of one as a
+        JSON file; see `open_cohort`. The release that it names is taken.
+    export : str, optional
+        Where the Parquet export lies, for a body that needs it.
     **columns
         Conditions by column; see `Cohort.search`. In YAML, a regular expression is
         ``{regex: "chest", flags: [IGNORECASE]}``.
@@ -207,10 +222,15 @@ class IDCCohort(_CohortSource):
         query: str | list[str] | None = None,
         selection: Mapping[str, Any] | None = None,
         everything: bool = False,
+        body: Mapping[str, Any] | str | None = None,
+        export: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         **columns: Any,
     ) -> None:
         _refuse_misspelt(columns)
+        if body is not None and (columns or query or selection):
+            msg = "an idc_cohort has either a body or conditions; search narrows it"
+            raise RequestError(msg, argument="body")
         super().__init__(
             mirror=mirror,
             endpoint_url=endpoint_url,
@@ -223,10 +243,14 @@ class IDCCohort(_CohortSource):
             chosen = chosen.where(columns)
         for condition in [query] if isinstance(query, str) else query or ():
             chosen = chosen.query(condition)
-        release = open_release(idc_version, tables, digest)
-        self.idc_version = release.idc_version
         self._digest, self._tables, self._chosen = digest, tables, chosen
-        self._everything = everything
+        self._everything, self._export = everything, export
+        self._body = _named(body) if isinstance(body, str) else body
+        if self._body is not None and idc_version == "current":
+            idc_version = _named_by(self._body) or idc_version
+        self.idc_version = open_release(idc_version, tables, digest).idc_version
+        if self._body is not None:
+            self._pin(body=self._body)
         for column in columns:
             del self._captured_init_kwargs[column]
         for spent in ("query", "selection"):
@@ -238,33 +262,71 @@ class IDCCohort(_CohortSource):
     @cached_property
     def cohort(self) -> Cohort:
         """The cohort itself, free of Intake."""
-        whole = open_idc(self.idc_version, tables=self._tables, digest=self._digest)
+        places = {"tables": self._tables, "digest": self._digest}
+        if self._body is not None:
+            asked = open_cohort(
+                self._body,
+                idc_version=self.idc_version,
+                export=self._export,
+                **places,  # type: ignore[arg-type]
+            )
+            return self._placed(replace(asked, everything=self._everything))
+        whole = open_idc(self.idc_version, **places)  # type: ignore[arg-type]
         return self._placed(
             replace(whole, selection=self._chosen, everything=self._everything)
         )
 
-    def search(self, **columns: Any) -> IDCCohort:
-        """Narrow by columns; see `Cohort.search`."""
-        return self._narrowed(self._chosen.where(columns))
+    def search(self, **columns: Any) -> Any:
+        """Narrow by columns; see `Cohort.search`.
 
-    def query(self, condition: str) -> IDCCohort:
-        """Narrow by one SQL condition; see `Cohort.query`."""
-        return self._narrowed(self._chosen.query(condition))
+        Returns
+        -------
+        IDCCohort
+            A source; of a body whose answer is a list of series a `Cohort`.
+        """
+        if self._listed:
+            return self.cohort.search(**columns)
+        return self._narrowed(self.cohort.selection.where(columns))
+
+    def query(self, condition: str) -> Any:
+        """Narrow by one SQL condition; see `Cohort.query`, and `search`."""
+        if self._listed:
+            return self.cohort.query(condition)
+        return self._narrowed(self.cohort.selection.query(condition))
+
+    @property
+    def _listed(self) -> bool:
+        return self._body is not None and not isinstance(self.cohort.rows, Release)
 
     def at(self, idc_version: int) -> IDCCohort:
         """Ask another release the same."""
-        moved: IDCCohort = self.configure_new(idc_version=idc_version)
+        # A body may name its release, but what it asks can be asked of any.
+        asked = self
+        if self._body is not None and self.cohort.release:
+            asked = self._narrowed(self.cohort.selection)
+        moved: IDCCohort = asked.configure_new(idc_version=idc_version)
         return moved
 
     def _narrowed(self, selection: Selection) -> IDCCohort:
         kept = {
             key: value
             for key, value in self._captured_init_kwargs.items()
-            if key not in self._chosen.to_arguments()
+            if key not in {*self._chosen.to_arguments(), "body", "export"}
         }
         narrowed = IDCCohort(**{**kept, **selection.to_arguments()})
         narrowed.name, narrowed.description = self.name, self.description
         return narrowed
+
+
+def _named(body: str) -> str:
+    """Give the path of a body whole; JSON text as it is."""
+    return body if body.lstrip().startswith("{") else _whole(body)
+
+
+def _named_by(body: Mapping[str, Any] | str) -> int | None:
+    """Give the release that a body names, if it names one."""
+    data = load_body(body) if isinstance(body, str) else body
+    return body_pin(data) if is_body(data) else None
 
 
 def _refuse_misspelt(columns: Mapping[str, Any]) -> None:

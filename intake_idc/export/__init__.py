@@ -13,6 +13,7 @@ from intake_idc.export.clinical import (
     clinical_tables,
     open_clinical,
 )
+from intake_idc.export.lookup import series_of_instances
 from intake_idc.export.objects import ObjectTable, series_hash
 from intake_idc.export.parquet import ExportFile
 from intake_idc.export.tables import Export, open_export
@@ -28,4 +29,5 @@ __all__ = [
     "open_clinical",
     "open_export",
     "series_hash",
+    "series_of_instances",
 ]

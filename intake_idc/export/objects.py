@@ -11,14 +11,17 @@ import hashlib
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from intake_idc.arrow import binary, integers, texts, unpack_uuids, uuid_bytes
 from intake_idc.errors import IntegrityError, MissingError, RequestError
-from intake_idc.manifest import OBJECTS, Manifest
+from intake_idc.manifest import OBJECTS, ONLY, Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     import numpy as np
     import pyarrow as pa
+
+    from intake_idc.manifest import Part
 
 __all__ = ["ObjectTable", "series_hash"]
 
@@ -127,13 +130,17 @@ class ObjectTable:
         """Give the series of a manifest that have no row."""
         return [uuid for uuid in manifest.uuids if uuid not in self._place]
 
-    def check(self, manifest: Manifest) -> None:
+    def check(self, manifest: Manifest, *, whole: bool = False) -> None:
         """Hold the rows against the index: each series whole, and nothing twice.
+
+        Of a series of which only some instances are meant, fewer rows will do: those.
+        They cannot be held against count, bytes and hash of the series, but for being
+        no more than it has. ``whole`` demands every row of such a series too.
 
         Raises
         ------
         MissingError
-            A series has no row.
+            A series has no row, or an instance that is meant has none.
         IntegrityError
             Count or bytes are not those of the index, an object is there twice, or
             the hash of a series is not that of its objects.
@@ -148,18 +155,22 @@ class ObjectTable:
         import numpy as np
 
         sums = np.concatenate([[0], np.cumsum(self._sizes)])
+        in_part = set()
         for part in manifest.parts():
             at = self._place[part.crdc_series_uuid]
             first, last = self._bounds[at], self._bounds[at + 1]
             count, size = last - first, int(sums[last] - sums[first])
             unlike = part.unlike(count, size)
-            if unlike is not None:
+            if unlike is not None and not whole and _may_be_of(part, count, size):
+                in_part.add(at)
+            elif unlike is not None:
                 msg = f"the table of objects has of {part.crdc_series_uuid} {unlike}"
                 raise IntegrityError(
                     msg, series=part.crdc_series_uuid, count=count, size=size
                 )
         self._check_twice()
-        self._check_hashes()
+        self._check_hashes(in_part)
+        self._meant(manifest)
 
     @property
     def _sizes(self) -> np.ndarray[Any, Any]:
@@ -176,13 +187,13 @@ class ObjectTable:
                 msg = f"object {uuid} is there twice in the table of objects"
                 raise IntegrityError(msg, crdc_instance_uuid=uuid)
 
-    def _check_hashes(self) -> None:
+    def _check_hashes(self, in_part: Collection[int]) -> None:
         md5 = self._rows.field("md5")
         if self._stated is None:
             return
         for at, uuid in enumerate(self._series.to_pylist()):
             first, last = self._bounds[at], self._bounds[at + 1]
-            if md5[first:last].null_count:
+            if at in in_part or md5[first:last].null_count:
                 continue
             stated = set(self._stated[first:last].to_pylist())
             own = series_hash(v.hex() for v in md5[first:last].to_pylist())
@@ -194,7 +205,11 @@ class ObjectTable:
                 raise IntegrityError(msg, series=uuid, found=own)
 
     def as_published(self, manifest: Manifest) -> pa.Table:
-        """Give the rows as a table with readable columns, for a file."""
+        """Give the rows as a table with readable columns, for a file.
+
+        Of series of which only some instances are meant, it has those.
+        """
+        import numpy as np
         import pyarrow as pa
 
         buckets = dict(
@@ -223,9 +238,38 @@ class ObjectTable:
             "aws_bucket": pa.array(columns["bucket"], text),
             "key": pa.array(columns["key"], text),
         }
-        return pa.table(
+        table = pa.table(
             {n: column for n, column in found.items() if column is not None}
         )
+        if not manifest.has_subsets:
+            return table
+        return table.take(np.unique(self._meant(manifest)[1]))
+
+    def uids(self, keys: pa.Array) -> pa.Array | None:
+        """Give the ``SOPInstanceUID`` of objects, where the table had the column.
+
+        A key is ``<crdc_series_uuid>/<crdc_instance_uuid>``.
+        """
+        if self._sop is None:
+            return None
+        import pyarrow.compute as pc
+
+        return self._sop.take(pc.index_in(keys, value_set=self._keys))
+
+    @cached_property
+    def _keys(self) -> pa.Array:
+        import pyarrow.compute as pc
+
+        series = self._series.take(integers(self._owners.tolist()))
+        names = unpack_uuids(self._rows.field("uuid"))
+        return pc.binary_join_element_wise(series, names, texts(["/"])[0])
+
+    @property
+    def _owners(self) -> np.ndarray[Any, Any]:
+        """Position of the series of each row."""
+        import numpy as np
+
+        return np.repeat(np.arange(len(self._series)), np.diff(self._bounds))
 
     def attach(self, manifest: Manifest) -> Manifest:
         """Give a manifest whose rows carry their objects.
@@ -235,7 +279,7 @@ class ObjectTable:
         RequestError
             The manifest was split: attach before that, each run then has its own.
         MissingError
-            A series has no row.
+            A series has no row, or an instance that is meant has none.
         """
         import pyarrow as pa
 
@@ -249,11 +293,76 @@ class ObjectTable:
                 "attach a table of this cohort's objects"
             )
             raise MissingError(msg, series=missing)
-        places = pa.array([self._place[uuid] for uuid in manifest.uuids], pa.int64())
-        bounds = pa.array(self._bounds, pa.int64())
-        lists = pa.LargeListArray.from_arrays(bounds, self._rows).take(places)
+        offsets, rows = self._meant(manifest)
+        lists = pa.LargeListArray.from_arrays(
+            pa.array(offsets, pa.int64()), self._rows.take(pa.array(rows, pa.int64()))
+        )
         table = manifest.table.append_column(OBJECTS, lists)
         return Manifest(table, manifest.idc_version, manifest.origin)
+
+    def _meant(
+        self, manifest: Manifest
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Give the rows of each series of a manifest, as offsets and rows.
+
+        All rows of a series are taken, or those of the instances that are meant.
+        """
+        import numpy as np
+
+        places = np.array([self._place[uuid] for uuid in manifest.uuids], np.int64)
+        bounds = np.array(self._bounds, np.int64)
+        starts, lengths = bounds[places], bounds[places + 1] - bounds[places]
+        subsets = manifest.has_subsets
+        if subsets:
+            import pyarrow.compute as pc
+
+            column = manifest.table.column(ONLY)
+            counts = pc.list_value_length(column).to_numpy()
+            named = ~np.isnan(counts)
+            lengths = np.where(named, np.nan_to_num(counts), lengths).astype(np.int64)
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        rows = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+        if subsets:
+            own = np.repeat(named, lengths)
+            series = np.repeat(places, lengths)[own]
+            rows[own] = self._find(series, column.combine_chunks().flatten())
+        return offsets, rows
+
+    def _find(
+        self, places: np.ndarray[Any, Any], uuids: pa.Array
+    ) -> np.ndarray[Any, Any]:
+        """Give the row of each of these objects, by the position of its series."""
+        import pyarrow.compute as pc
+
+        known = _keyed(self._owners, self._rows.field("uuid"))
+        found = pc.index_in(_keyed(places, uuids), value_set=known)
+        if found.null_count:
+            first = found.to_pylist().index(None)
+            uuid, series = _uuid(uuids[first].as_py()), self._series[places[first]]
+            msg = (
+                f"the table of objects has no row for instance {uuid} of series "
+                f"{series}, which is meant, and {found.null_count - 1:,} more"
+            )
+            raise MissingError(msg, crdc_instance_uuid=uuid, series=[series.as_py()])
+        rows: np.ndarray[Any, Any] = found.to_numpy()
+        return rows
+
+
+def _may_be_of(part: Part, count: int, size: int) -> bool:
+    """Whether so many objects may be some of a series of which only some are meant."""
+    fewer = part.instanceCount is None or count < part.instanceCount
+    room = part.size is None or size <= part.size + part.size_tolerance
+    return part.only is not None and fewer and room
+
+
+def _keyed(places: np.ndarray[Any, Any], uuids: pa.Array) -> pa.Array:
+    """Give series and object as one value each, of 24 bytes."""
+    import numpy as np
+
+    rows = np.empty((len(uuids), 24), np.uint8)
+    rows[:, :8] = places.astype(">u8").view(np.uint8).reshape(-1, 8)
+    rows[:, 8:] = np.frombuffer(uuid_bytes(uuids), np.uint8).reshape(-1, 16)
+    return binary(rows)
 
 
 def _one(table: pa.Table, name: str) -> pa.Array:

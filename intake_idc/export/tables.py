@@ -386,7 +386,7 @@ class Export:
             if not objects.missing(manifest):
                 break
             # A collection may have been renamed since: then without its name.
-        objects.check(manifest)
+        objects.check(manifest, whole=True)
         return objects.as_published(manifest)
 
     # How.

@@ -1,18 +1,49 @@
-"""Manifests as text and back, with every line accounted for.
+"""Manifests as text and back, in every dialect, with every line accounted for.
 
 A manifest is data: verbs, flags and destinations in it are read and never obeyed.
+
+Reading goes ``source`` (bytes, from wherever) -> ``recognising`` (which dialect) ->
+``lines`` or ``tabular`` (one pass) -> `Listing`: what is named, by column, with the
+problems. A release is asked afterwards, by others.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from intake_idc.errors import ManifestError
 
-__all__ = ["Lines", "Problem", "check_problems"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    import pyarrow as pa
+
+__all__ = ["NAMES", "UUID_NAMES", "Listing", "Problem", "check_problems"]
 
 SHOWN = 10
 """Problems that an error spells out; the rest is counted."""
+
+UUID_NAMES = ("crdc_series_uuid", "crdc_instance_uuid", "crdc_study_uuid")
+"""Names that are uuids, held as 16 bytes."""
+
+NAMES = (
+    "crdc_series_uuid",
+    "crdc_instance_uuid",
+    "SeriesInstanceUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "PatientID",
+    "collection_id",
+    "crdc_study_uuid",
+    "uuid",
+    "uid",
+    "idc_version",
+    "bucket",
+)
+"""Columns that a listing may have. ``uuid`` and ``uid`` are a uuid and a DICOM UID of
+a kind that the manifest does not tell; ``idc_version`` is the release of the row, and
+``bucket`` one that is not IDC's."""
 
 
 @dataclass(frozen=True)
@@ -20,43 +51,47 @@ class Problem:
     """One line of a manifest that was not taken as it stands."""
 
     line: int
-    """Number of the line, from 1."""
+    """Number of the line, or of the row, from 1."""
     text: str
     """The line, cut at 200 characters."""
     reason: str
     """What is wrong, and what to do."""
     rejected: bool = True
     """Whether the line gave no row; else it was taken, with this remark."""
+    part: str = ""
+    """The file, where a manifest comes in several."""
 
     def __str__(self) -> str:
-        return f"line {self.line}: {self.reason}: {self.text!r}"
+        where = f"{self.part}, line {self.line}" if self.part else f"line {self.line}"
+        return f"{where}: {self.reason}: {self.text!r}"
 
 
 @dataclass(frozen=True)
-class Lines:
-    """What a manifest names, before a release has been asked."""
+class Listing:
+    """What a manifest names, row by row, before a release has been asked."""
 
-    numbers: list[int] = field(default_factory=list)
-    """Line that each series was read from."""
-    texts: list[str] = field(default_factory=list)
-    """That line, for reports."""
-    uuids: list[str] = field(default_factory=list)
-    """``crdc_series_uuid`` of each series, in lower case."""
+    kind: str
+    """The dialect."""
+    names: pa.Table
+    """A row for each line that names something, in order: ``line`` (int64, from 1) and
+    some of `NAMES`: uuids as fixed_size_binary(16), ``idc_version`` as int64, the
+    others as strings. Of a row the narrowest names count."""
     problems: list[Problem] = field(default_factory=list)
     """Lines that were rejected, or taken with a remark."""
-    idc_versions: list[int] = field(default_factory=list)
+    idc_versions: tuple[int, ...] = ()
     """Releases that the manifest's own header names."""
+    reread: Callable[[Sequence[int]], dict[int, str]] | None = None
+    """Gives the text of lines by their numbers, for reports."""
+    part: str = ""
+    """The file, where a manifest comes in several."""
 
-    def reject(self, line: int, text: str, reason: str) -> None:
-        """Account for a line that gives no row."""
-        self.problems.append(Problem(line, text[:200], reason))
-
-    def remark(self, line: int, text: str, reason: str) -> None:
-        """Account for a line that was taken with a remark."""
-        self.problems.append(Problem(line, text[:200], reason, rejected=False))
+    def texts(self, lines: Iterable[int]) -> dict[int, str]:
+        """Give the text of some lines, as far as they can be had again."""
+        wanted = sorted(set(lines))
+        return self.reread(wanted) if self.reread is not None and wanted else {}
 
 
-def check_problems(name: str, problems: list[Problem], *, taken: int) -> None:
+def check_problems(name: str, problems: Sequence[Problem], *, taken: int) -> None:
     """Raise when a line was rejected.
 
     Raises

@@ -215,6 +215,15 @@ def _rows_of(manifest: Manifest, dir_template: str | None) -> pa.Table:
     if any(part.first_instance or part.last_instance is not None for part in parts):
         msg = "a lock holds whole series; this cohort holds runs of their instances"
         raise RequestError(msg)
+    subsets = [part for part in parts if part.only is not None]
+    if subsets:
+        first = subsets[0]
+        msg = (
+            f"a lock holds whole series; of {len(subsets):,} series this cohort holds "
+            f"single instances, such as {first.instances} of {first.crdc_series_uuid}; "
+            'write it as a manifest: to_manifest(path, level="instance")'
+        )
+        raise RequestError(msg, series=[part.crdc_series_uuid for part in subsets])
     columns: dict[str, Any] = {
         "size": integers([part.size for part in parts]),
         "size_tolerance": integers([part.size_tolerance for part in parts]),

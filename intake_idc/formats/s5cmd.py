@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from intake_idc.errors import ManifestError, RequestError
-from intake_idc.formats import Lines
-from intake_idc.manifest import gcs_bucket
+from intake_idc.errors import ManifestError
+from intake_idc.formats import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,10 +45,29 @@ VALUE_FLAGS = {
 """Flags of ``cp`` that take the next word as their value."""
 LONGEST_LINE = 4096
 
-ENDPOINTS = {
-    "aws": "https://s3.amazonaws.com",
-    "gcs": "https://storage.googleapis.com",
-}
+
+@dataclass(frozen=True)
+class Lines:
+    """What a manifest names, before a release has been asked."""
+
+    numbers: list[int] = field(default_factory=list)
+    """Line that each series was read from."""
+    texts: list[str] = field(default_factory=list)
+    """That line, for reports."""
+    uuids: list[str] = field(default_factory=list)
+    """``crdc_series_uuid`` of each series, in lower case."""
+    problems: list[Problem] = field(default_factory=list)
+    """Lines that were rejected, or taken with a remark."""
+    idc_versions: list[int] = field(default_factory=list)
+    """Releases that the manifest's own header names."""
+
+    def reject(self, line: int, text: str, reason: str) -> None:
+        """Account for a line that gives no row."""
+        self.problems.append(Problem(line, text[:200], reason))
+
+    def remark(self, line: int, text: str, reason: str) -> None:
+        """Account for a line that was taken with a remark."""
+        self.problems.append(Problem(line, text[:200], reason, rejected=False))
 
 
 def read(data: bytes | str) -> Lines:
@@ -175,40 +194,7 @@ def write(
     mirror: Literal["aws", "gcs"] = "aws",
     date: str | None = None,
 ) -> Iterator[str]:
-    """Give the lines of an s5cmd manifest, each with its line feed.
+    """Give an s5cmd manifest of whole series; see `writing.commands.s5cmd`."""
+    from intake_idc.formats.writing import Rows, commands
 
-    Parameters
-    ----------
-    manifest : Manifest
-        Whole series.
-    name : str
-        File name, for the command in the header.
-    mirror : "aws" or "gcs"
-        Whose buckets and endpoint are written.
-    date : str, optional
-        Day of the release (ISO 8601), for the header.
-
-    Raises
-    ------
-    RequestError
-        The mirror is neither, or a series of the manifest was split.
-    """
-    if mirror not in ENDPOINTS:
-        msg = f"an s5cmd manifest is for 'aws' or 'gcs'; got {mirror!r}"
-        raise RequestError(msg, mirror=mirror)
-    release = f"{manifest.idc_version}.0{f' {date}' if date else ''}"
-    yield "# To download the files in this manifest, install s5cmd "
-    yield "(https://github.com/peak/s5cmd),\n"
-    yield "# then run the following command:\n"
-    yield f"# s5cmd --no-sign-request --endpoint-url {ENDPOINTS[mirror]} run {name}\n"
-    yield (
-        f"# IDC Data Version(s): Imaging Data Commons Data Release Version {release}\n"
-    )
-    yield f"# Total records found: {len(manifest)}\n"
-    for part in manifest.parts():
-        if part.first_instance or part.last_instance is not None:
-            msg = "an s5cmd manifest names whole series; this one holds a part of one"
-            raise RequestError(msg, crdc_series_uuid=part.crdc_series_uuid)
-        bucket = part.aws_bucket
-        bucket = gcs_bucket(bucket) if mirror == "gcs" else bucket
-        yield f"cp s3://{bucket}/{part.crdc_series_uuid}/* .\n"
+    return commands.s5cmd(Rows(manifest, date=date), name, mirror=mirror)

@@ -412,6 +412,43 @@ class Release(Rows):
         condition = f"{key} IN (SELECT {key} FROM among)"
         return db.arrow(f"{sql} WHERE {condition}", tables={"among": among})
 
+    def columns_of(self, table: str) -> dict[str, str]:
+        """Give the columns of an index table, and their DuckDB types.
+
+        Raises
+        ------
+        TableNotFound
+            The table is not at hand; the message says which file to put where.
+        """
+        return self._database.columns_of(table)
+
+    def ask(
+        self,
+        sql: str,
+        tables: Mapping[str, Sequence[str]],
+        more: Mapping[str, pa.Table] | None = None,
+    ) -> pa.Table:
+        """Run SQL of this package over index tables, each under its own name.
+
+        Parameters
+        ----------
+        sql : str
+            A query that begins with SELECT; never a user's.
+        tables : dict
+            The index tables that it names, and the columns of each that it may use.
+            ``idc_index`` is that of this release, as for `index_table`.
+        more : dict, optional
+            Arrow tables that it names.
+        """
+        parts = []
+        for table, columns in tables.items():
+            own = table == "idc_index"
+            check_columns(columns, self.columns if own else self.columns_of(table))
+            rows = f"({self._sql(columns)})" if own else self._database.scan(table)
+            listed = ", ".join(map(quote, columns))
+            parts.append(f"{table} AS (SELECT {listed} FROM {rows})")
+        return self._database.arrow(f"WITH {', '.join(parts)}\n{sql}", (), more)
+
 
 def open_release(
     idc_version: int | str = "current",

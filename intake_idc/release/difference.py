@@ -167,7 +167,8 @@ def _side(
         import pyarrow as pa
 
         _check_once(rows)
-        table = rows.table(None, selection, strict=False)
+        own = [column for column in COLUMNS if column in rows.columns]
+        table = rows.table(own, selection, strict=False)
         for column, kind in _KINDS.items():
             if column not in table.column_names:
                 empty = pa.nulls(table.num_rows, pa.type_for_alias(kind))
@@ -189,7 +190,7 @@ _KINDS = {
 
 def _check_once(rows: FixedRows) -> None:
     found = rows._database.rows(  # noqa: SLF001
-        "SELECT SeriesInstanceUID FROM manifest_rows "
+        f"SELECT SeriesInstanceUID FROM ({rows._sql(['SeriesInstanceUID'])}) "  # noqa: SLF001
         "GROUP BY 1 HAVING count(*) > 1 ORDER BY 1 LIMIT 1",
         tables=rows._registered,  # noqa: SLF001
     )

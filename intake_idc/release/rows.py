@@ -291,12 +291,12 @@ class Rows(ABC):
         The columns that name, size and check a series are always among them;
         ``strict`` is that of `Selection.compile`.
         """
-        from intake_idc.manifest import READING_COLUMNS, Manifest
+        from intake_idc.manifest import READING_COLUMNS, Manifest, with_packed_subsets
 
         check_columns([c for c in columns if c not in MANIFEST_COLUMNS], self.columns)
         wanted = dict.fromkeys([*columns, *READING_COLUMNS, "row_source"])
         kept = [column for column in wanted if column in self.columns]
-        table = self.table(kept, selection, strict=strict)
+        table = with_packed_subsets(self.table(kept, selection, strict=strict))
         return Manifest(table, self.idc_version, str(selection))
 
     # How.
@@ -402,6 +402,9 @@ class FixedRows(Rows):
         self.spec = spec
         self.digest = digest
         self.lock = lock
+
+    def __len__(self) -> int:
+        return len(self.manifest_rows)
 
     @property
     def source(self) -> str:

@@ -74,7 +74,9 @@ def instances(parts: Iterable[Part], mirror: Mirror) -> list[Instance]:
     when it got to know them.
 
     A listing that is short, long or of another size than the index says is an
-    error, never a smaller cohort: count and bytes of a series are exact there.
+    error, never a smaller cohort: count and bytes of a series are exact there. Where
+    only some objects of a series are meant, the series is listed and checked all the
+    same, and then those are taken.
 
     Returns
     -------
@@ -84,7 +86,7 @@ def instances(parts: Iterable[Part], mirror: Mirror) -> list[Instance]:
     Raises
     ------
     ObjectNotFound
-        The mirror holds no object of a series.
+        The mirror holds no object of a series, or lacks one that is meant.
     IntegrityError
         A listing and the index differ in count or bytes.
     StorageError
@@ -105,6 +107,8 @@ def _list(part: Part, mirror: Mirror) -> list[Instance]:
         if stored.key.startswith(prefix) and stored.key.endswith(".dcm")
     ]
     _check(part, found, mirror)
+    if part.only is not None:
+        return _meant(part, found, mirror)
     return found[part.first_instance : part.last_instance]
 
 
@@ -112,12 +116,33 @@ def _known(part: Part, mirror: Mirror) -> list[Instance]:
     root = mirror.bucket_root(part.aws_bucket)
     # An instance carries its series, but not the other objects of it.
     bare = replace(part, objects=None)
-    found = []
+    found: list[Instance] = []
     for row in part.objects.to_pylist() if part.objects is not None else ():
         key = f"{part.crdc_series_uuid}/{UUID(bytes=row['uuid'])}.dcm"
         md5 = row["md5"].hex() if row["md5"] is not None else None
         found.append(Instance(bare, key, row["size"], f"{root}/{key}", None, md5))
-    return found
+    return found if part.only is None else _meant(part, found, mirror)
+
+
+def _meant(part: Part, found: list[Instance], mirror: Mirror) -> list[Instance]:
+    """Give those of a series' objects that are meant, in the order of their keys."""
+    by_key = {instance.key: instance for instance in found}
+    # An instance carries its series, but not the names of the others.
+    bare = replace(part, objects=None, only=None, first_instance=0, last_instance=None)
+    meant = []
+    uuids = part.only.to_pylist() if part.only is not None else []
+    for uuid in uuids[part.first_instance : part.last_instance]:
+        name = UUID(bytes=uuid)
+        key = f"{part.crdc_series_uuid}/{name}.dcm"
+        if key not in by_key:
+            url = f"{mirror.bucket_root(part.aws_bucket)}/{key}"
+            msg = (
+                f"{url} is not among the {len(found)} objects of its series; the uuid "
+                "is that of no instance, or of one of another series or release"
+            )
+            raise ObjectNotFound(msg, url=url, crdc_instance_uuid=str(name))
+        meant.append(replace(by_key[key], part=bare))
+    return meant
 
 
 def _check(part: Part, found: list[Instance], mirror: Mirror) -> None:

@@ -1,0 +1,221 @@
+"""Time reading a manifest of a million lines, as whole cold processes.
+
+The manifest is made first: an s5cmd command for 1,000,000 series of release 25, in an
+order of chance, under the portal's header. Each candidate is a Python program of its
+own, from exec to exit, that prints how many series of the index the lines name, and
+where it says so the megabytes of them. The candidates run in turn, A B C A B C ...,
+after one round that warms the page cache and does not count. In every round all counts
+must be the same, and all megabytes too, so that a fast wrong answer never counts.
+
+"count lines" reads the file and counts its line feeds, and does no more: what nobody
+can be faster than. idc-index has no call of its own for reading a manifest; the one
+measured here is what `download_from_manifest` does before it downloads.
+
+Wall is from start to exit; CPU is user + system; RSS is its peak. Each figure is a
+median over the rounds. Each ratio is the median of the ratios within a round: ours over
+the line it stands in, so below 1 we are the faster or the smaller.
+
+    python benchmarks/manifests.py --peer-python build/peer/bin/python
+"""
+
+import argparse
+import os
+import platform
+import random
+import shlex
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from measuring import Candidate, Run, run, versions
+
+LINES = 1_000_000
+
+NOTHING = "pass"
+
+COUNT = """
+with open({path!r}, "rb") as file:
+    print(sum(block.count(b"\\n") for block in iter(lambda: file.read(1 << 20), b"")))
+"""
+
+OURS = """
+import intake_idc
+print(len(intake_idc.open_manifest({path!r}, idc_version=25)))
+"""
+
+COUNTED = """
+import intake_idc
+counts = intake_idc.open_manifest({path!r}, idc_version=25).counts()
+print(counts["series"], round(counts["bytes"] / 1e6))
+"""
+
+PANDAS = """
+from importlib.util import find_spec
+from pathlib import Path
+import pandas as pd
+lines = pd.read_csv({path!r}, comment="#", header=None, names=["line"])["line"]
+uuids = lines.str.extract(r"s3://[^/]+/([0-9a-f-]{{36}})/", expand=False).rename("uuid")
+table = Path(find_spec("idc_index_data").origin).with_name("idc_index.parquet")
+index = pd.read_parquet(table, columns=["crdc_series_uuid", "series_size_MB"])
+found = index.merge(uuids, left_on="crdc_series_uuid", right_on="uuid")
+print(len(found), round(found["series_size_MB"].sum()))
+"""
+
+PEER = """
+import tempfile
+from idc_index import IDCClient
+client = IDCClient()
+with tempfile.TemporaryDirectory() as folder:
+    found = client._validate_update_manifest_and_get_download_size(
+        {path!r}, folder, True, False, None
+    )
+    print(len(found[4]), round(found[0]))
+"""
+
+
+def write(path: Path) -> None:
+    """Write the manifest."""
+    import pyarrow.parquet as pq
+
+    from importlib.util import find_spec
+
+    spec = find_spec("idc_index_data")
+    if spec is None or spec.origin is None:
+        raise SystemExit("idc-index-data is not installed in this environment")
+    table = pq.read_table(
+        Path(spec.origin).with_name("idc_index.parquet"),
+        columns=["aws_bucket", "crdc_series_uuid"],
+    )
+    columns = (table.column(name).to_pylist() for name in table.column_names)
+    rows = list(zip(*columns, strict=True))
+    random.Random(25).shuffle(rows)  # noqa: S311 - an order, no secret
+    with path.open("w") as file:
+        file.write("# To download the files in this manifest, first install s5cmd\n")
+        for bucket, uuid in rows[:LINES]:
+            file.write(f"cp s3://{bucket}/{uuid}/* .\n")
+
+
+def check(candidates: list[Candidate], runs: list[Run]) -> None:
+    """Refuse a round in which somebody found another number of series, or bytes.
+
+    Raises
+    ------
+    SystemExit
+        An answer is not that of the others.
+    """
+    for candidate, each in zip(candidates, runs, strict=True):
+        if not candidate.selects:
+            continue
+        if str(LINES) not in each.answer:
+            raise SystemExit(f"{candidate.name}: {sorted(each.answer)}, not {LINES}")
+    sizes = {word for each in runs for word in each.answer if int(word) > LINES + 1}
+    if len(sizes) != 1:
+        raise SystemExit(f"the megabytes differ: {sorted(sizes)}")
+
+
+def measure(candidates: list[Candidate], rounds: int) -> list[list[Run]]:
+    """Run the candidates in turn; one list of runs for each round."""
+    measured = []
+    for number in range(rounds + 1):
+        runs = [run(candidate) for candidate in candidates]
+        check(candidates, runs)
+        walls = "  ".join(f"{r.wall:.3f}" for r in runs)
+        label = f"round {number}" if number else "warm-up"
+        print(f"{label}: {walls}", file=sys.stderr, flush=True)
+        if number:
+            measured.append(runs)
+    return measured
+
+
+def table(candidates: list[Candidate], measured: list[list[Run]]) -> str:
+    """Medians and ratios as a Markdown table."""
+    ours = [c.name for c in candidates].index("intake-idc")
+
+    def median(column: int, field: str) -> float:
+        return statistics.median(getattr(runs[column], field) for runs in measured)
+
+    def ratio(under: int, field: str) -> float:
+        return statistics.median(
+            getattr(runs[ours], field) / getattr(runs[under], field)
+            for runs in measured
+        )
+
+    lines = [
+        (
+            "| program | wall s | CPU s | peak RSS MiB "
+            "| ours / this, wall | ours / this, CPU | ours / this, RSS |"
+        ),
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    lines.extend(
+        f"| {candidate.name} | {median(i, 'wall'):.3f} | {median(i, 'cpu'):.3f} "
+        f"| {median(i, 'rss'):.0f} | {ratio(i, 'wall'):.3f} "
+        f"| {ratio(i, 'cpu'):.3f} | {ratio(i, 'rss'):.3f} |"
+        for i, candidate in enumerate(candidates)
+    )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and print one table with the command that gave it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--peer-python",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="Python of an environment with idc-index; may be given again",
+    )
+    parser.add_argument(
+        "--python", default=sys.executable, help="Python that has intake-idc"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="at least 5")
+    arguments = parser.parse_args()
+    if arguments.rounds < 5:  # noqa: PLR2004 - a median of fewer says little
+        parser.error("--rounds must be at least 5")
+
+    python = arguments.python
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "million.s5cmd"
+        write(path)
+
+        def text(script: str) -> str:
+            return script.format(path=str(path))
+
+        candidates = [
+            Candidate("`python -c pass`", python, NOTHING, selects=False),
+            Candidate("count lines", python, text(COUNT), selects=False),
+            Candidate("intake-idc", python, text(OURS)),
+            Candidate("intake-idc, with counts", python, text(COUNTED)),
+            Candidate("pandas over the parquet", python, text(PANDAS)),
+        ]
+        notes = [
+            f"- ours: {versions(python, 'intake-idc', 'duckdb', 'idc-index-data')}",
+            f"- pandas: {versions(python, 'pandas', 'pyarrow')}",
+        ]
+        for peer in arguments.peer_python:
+            pandas = versions(peer, "pandas").rpartition(", ")[2]
+            candidates.append(Candidate(f"idc-index with {pandas}", peer, text(PEER)))
+            notes.append(
+                f"- peer ({pandas}): "
+                + versions(peer, "idc-index", "pandas", "duckdb", "idc-index-data")
+            )
+        # The load is noted because a busy machine shifts seconds more than ratios.
+        before = os.getloadavg()[0]
+        measured = measure(candidates, arguments.rounds)
+    command = shlex.join(["python", Path(sys.argv[0]).as_posix(), *sys.argv[1:]])
+    print(table(candidates, measured))
+    print()
+    print(f"`{command}`; {arguments.rounds} rounds in turn after a warm-up, medians;")
+    print(
+        f"every round found the same {LINES:,} series; {platform.machine()}, "
+        f"{os.cpu_count()} cores, load {before:.1f} before and "
+        f"{os.getloadavg()[0]:.1f} after."
+    )
+    print()
+    print(*notes, sep="\n")
+
+
+if __name__ == "__main__":
+    main()

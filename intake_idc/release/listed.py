@@ -1,0 +1,347 @@
+"""Series of a release by name, in an order: what a manifest resolves to.
+
+Only the names are held, 16 bytes each. Every column of the release is joined to them
+when it is asked for, so that a list of a million series is as small as its names, and
+can be searched by whatever the release knows.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from intake_idc.arrow import integers, pack_uuids, unpack_uuids
+from intake_idc.errors import IntegrityError
+from intake_idc.manifest import ONLY, Manifest
+from intake_idc.release import history
+from intake_idc.release.rows import MANIFEST_COLUMNS, FixedRows
+from intake_idc.selection import Selection, quote
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    import pyarrow as pa
+
+    from intake_idc.release import Release
+    from intake_idc.release.database import Database
+
+__all__ = ["ListedRows", "Members", "contradicted", "members", "named", "packed_uuids"]
+
+
+class ListedRows(FixedRows):
+    """Some series of a release, each once, in an order of their own.
+
+    Parameters
+    ----------
+    release : Release
+        The release that they are of.
+    uuids : pyarrow.FixedSizeBinaryArray
+        ``crdc_series_uuid`` of each, 16 bytes, in order.
+    origin : str
+        Where the list came from, in words: a file, a list.
+    others : pyarrow.Table, optional
+        Rows of the uuids that this release does not hold, taken from other releases:
+        the columns of a manifest.
+    only : pyarrow.ListArray, optional
+        For each, the ``crdc_instance_uuid`` of the objects that are meant, 16 bytes
+        each, sorted; null is the whole series.
+    """
+
+    def __init__(
+        self,
+        release: Release,
+        uuids: pa.Array,
+        origin: str,
+        others: pa.Table | None = None,
+        only: pa.Array | None = None,
+    ) -> None:
+        self.release = release
+        self.uuids = uuids
+        self.origin = origin
+        self.others = others
+        self.only = only
+        self.idc_version = release.idc_version
+        self.spec = release.spec
+        self.digest = release.digest
+        self.lock = None
+
+    def __len__(self) -> int:
+        return len(self.uuids)
+
+    @functools.cached_property
+    def manifest_rows(self) -> Manifest:  # type: ignore[override]
+        """The series as a manifest."""
+        return self.manifest(Selection(), MANIFEST_COLUMNS)
+
+    @property
+    def source(self) -> str:
+        """Where the list came from."""
+        return self.origin
+
+    @functools.cached_property
+    def columns(self) -> dict[str, str]:
+        """Columns of the release, and their DuckDB types."""
+        known = dict(self.release.columns)
+        if self.only is not None:
+            known[ONLY] = "BLOB[]"
+        return known
+
+    @property
+    def _database(self) -> Database:
+        return self.release._database  # noqa: SLF001
+
+    def _sql(
+        self, columns: Collection[str] | None, positions: Sequence[int] | None = None
+    ) -> str:
+        del positions
+        known = self.release.columns
+        wanted = known if columns is None else columns
+        names = dict.fromkeys(["crdc_series_uuid", *(c for c in wanted if c in known)])
+        listed = ", ".join(f"held.{quote(name)}" for name in names)
+        own = "listed.position" + (f", listed.{ONLY}" if self.only is not None else "")
+        sql = (
+            f"SELECT {listed}, {own} FROM listed "
+            f"JOIN ({self.release._sql(list(names))}) AS held "  # noqa: SLF001
+            "ON listed.crdc_series_uuid = held.crdc_series_uuid"
+        )
+        if self.others is None:
+            return sql
+        also = ", ".join(
+            f"others.{quote(name)}"
+            for name in names
+            if name in self.others.schema.names
+        )
+        return (
+            f"{sql} UNION ALL BY NAME SELECT {also}, {own} FROM others "
+            "JOIN listed ON listed.crdc_series_uuid = others.crdc_series_uuid"
+        )
+
+    @functools.cached_property
+    def _registered(self) -> Mapping[str, pa.Table]:
+        import pyarrow as pa
+
+        columns = {
+            "crdc_series_uuid": unpack_uuids(self.uuids),
+            "position": integers(range(len(self.uuids))),
+        }
+        if self.only is not None:
+            columns[ONLY] = self.only
+        tables = {"listed": pa.table(columns)}
+        if self.others is not None:
+            tables["others"] = self.others
+        return tables
+
+    def manifest(
+        self,
+        selection: Selection,
+        columns: Sequence[str] = MANIFEST_COLUMNS,
+        *,
+        strict: bool = True,
+    ) -> Manifest:
+        """Give the series as a manifest, in the buckets where they lie today."""
+        manifest = super().manifest(selection, columns, strict=strict)
+        table = history.today(self.release, manifest.table)
+        origin = f"{self.origin}: {selection}" if selection else self.origin
+        return replace(manifest, table=table, origin=origin)
+
+    @functools.cached_property
+    def _identity(self) -> tuple[object, ...]:
+        sha = hashlib.sha256(b"".join(self.uuids.to_pylist()))
+        if self.only is not None:
+            for meant in self.only.to_pylist():
+                joined = b"-" if meant is None else b"".join(meant)
+                sha.update(len(joined).to_bytes(8, "little") + joined)
+        return "intake_idc.ListedRows", self.release, sha.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ListedRows):
+            return super().__eq__(other)
+        return self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    def __dask_tokenize__(self) -> tuple[object, ...]:  # type: ignore[override]
+        return self._identity
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        given = self.release, self.uuids, self.origin, self.others, self.only
+        return ListedRows, given
+
+    def __repr__(self) -> str:
+        return (
+            f"<{len(self):,} series of IDC release {self.idc_version}: {self.origin}>"
+        )
+
+
+class Members:
+    """The uuids of a release, in the order of its rows, to be looked up in bulk."""
+
+    def __init__(self, uuids: pa.Array) -> None:
+        import numpy as np
+
+        self.uuids = uuids
+        high, self._low = _halves(uuids)
+        self._order = np.argsort(high, kind="stable")
+        self._high = high[self._order]
+
+    def __len__(self) -> int:
+        return len(self.uuids)
+
+    def find(self, uuids: pa.Array) -> Any:
+        """Give the place of each uuid among the rows; -1 where there is none.
+
+        Returns
+        -------
+        numpy.ndarray
+            int64, as long as ``uuids``.
+        """
+        import numpy as np
+
+        places = np.full(len(uuids), -1, np.int64)
+        if not len(uuids) or not len(self):
+            return places
+        high, low = _halves(uuids)
+        # In order, so that neighbours are looked for among neighbours.
+        asked = np.argsort(high, kind="stable")
+        sought, rest = high[asked], low[asked]
+        at = np.searchsorted(self._high, sought)
+        left = np.arange(len(asked))
+        while len(left):
+            # Two uuids rarely share their first half.
+            inside = at[left] < len(self._high)
+            left = left[inside]
+            same = self._high[at[left]] == sought[left]
+            left = left[same]
+            rows = self._order[at[left]]
+            hit = self._low[rows] == rest[left]
+            places[asked[left[hit]]] = rows[hit]
+            left = left[~hit]
+            at[left] += 1
+        return places
+
+
+def _halves(uuids: pa.Array) -> tuple[Any, Any]:
+    """Give packed uuids as two arrays of numbers that sort as they do."""
+    import numpy as np
+
+    start = uuids.offset * 2
+    data = np.frombuffer(uuids.buffers()[1], ">u8")[start : start + 2 * len(uuids)]
+    return data[0::2].astype(np.uint64), data[1::2].astype(np.uint64)
+
+
+def members(release: Release) -> Members:
+    """Give the uuids of a release; they are kept as long as its tables are open."""
+    db = release._database  # noqa: SLF001
+
+    def read() -> Members:
+        import pyarrow as pa
+
+        sql = release._sql(["crdc_series_uuid"])  # noqa: SLF001
+        found = db.arrow(f"SELECT crdc_series_uuid FROM ({sql})").column(0)
+        chunks = [packed_uuids(chunk, release.source) for chunk in found.chunks]
+        return Members(
+            pa.concat_arrays(chunks) if chunks else pa.array([], pa.binary(16))
+        )
+
+    return db.remembered(("members", release.idc_version), read)
+
+
+def packed_uuids(texts: pa.Array, source: str) -> pa.Array:
+    """Pack the uuids of a table.
+
+    Raises
+    ------
+    IntegrityError
+        One of them is no uuid.
+    """
+    found, valid = pack_uuids(texts)
+    if not valid.all():
+        wrong = texts[int(valid.argmin())].as_py()
+        msg = f"{source} holds the crdc_series_uuid {wrong!r}, which is no uuid"
+        raise IntegrityError(msg, value=wrong)
+    return found
+
+
+def named(
+    release: Release,
+    column: str,
+    names: pa.Array,
+    collections: pa.Array | None = None,
+) -> tuple[Any, pa.Array]:
+    """Find the series that a release has under some names.
+
+    Parameters
+    ----------
+    release : Release
+        The release.
+    column : str
+        Column of the index: ``SeriesInstanceUID``, ``StudyInstanceUID``,
+        ``PatientID``, ``collection_id``.
+    names : pyarrow.StringArray
+        The names.
+    collections : pyarrow.StringArray, optional
+        The collection that each name is of, where it is not null.
+
+    Returns
+    -------
+    numpy.ndarray, pyarrow.FixedSizeBinaryArray
+        For each series found, the place of its name, and its uuid: by place, and of
+        one name in the published order.
+    """
+    import pyarrow as pa
+
+    columns = {"position": integers(range(len(names))), "name": names}
+    also, within = "", ""
+    order = [c for c in release._order if c in release.columns]  # noqa: SLF001
+    used = dict.fromkeys(["crdc_series_uuid", column, *order])
+    if collections is not None:
+        columns["collection"] = collections
+        used["collection_id"] = None
+        also = (
+            " AND (asked.collection IS NULL OR asked.collection = held.collection_id)"
+        )
+    within = ", ".join(f"held.{quote(c)}" for c in order)
+    found = release._database.arrow(  # noqa: SLF001
+        "SELECT asked.position, held.crdc_series_uuid FROM asked "
+        f"JOIN ({release._sql(list(used))}) AS held "  # noqa: SLF001
+        f"ON asked.name = held.{quote(column)}{also} "
+        f"ORDER BY asked.position{', ' if within else ''}{within}",
+        tables={"asked": pa.table(columns)},
+    ).combine_chunks()
+    if not found.num_rows:
+        return found.column("position").to_numpy(), pa.array([], pa.binary(16))
+    places = found.column("position").to_numpy()
+    return places, packed_uuids(
+        found.column("crdc_series_uuid").chunk(0), release.source
+    )
+
+
+def contradicted(
+    release: Release, uuids: pa.Array, uids: pa.Array
+) -> list[tuple[int, str]]:
+    """Find pairs of ``crdc_series_uuid`` and SeriesInstanceUID of two series.
+
+    Returns
+    -------
+    list of (int, str)
+        The place of each such pair, and the SeriesInstanceUID that the uuid has in
+        whichever release holds it.
+    """
+    import pyarrow as pa
+
+    columns = {
+        "position": integers(range(len(uuids))),
+        "name": unpack_uuids(uuids),
+        "uid": uids,
+    }
+    db = history.widest(release)
+    found = db.rows(
+        "SELECT DISTINCT asked.position, known.SeriesInstanceUID FROM asked "
+        f"JOIN ({db.known_sql()}) AS known ON asked.name = known.crdc_series_uuid "
+        "WHERE asked.uid <> known.SeriesInstanceUID ORDER BY 1",
+        tables={"asked": pa.table(columns)},
+    )
+    return [(int(position), str(uid)) for position, uid in found]

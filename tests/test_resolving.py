@@ -1,0 +1,303 @@
+"""From what a manifest names to series of a release: nothing is lost silently."""
+
+from __future__ import annotations
+
+import uuid as uuids_of
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_difference import write_tables
+
+from intake_idc import open_idc, open_manifest
+from intake_idc.arrow import pack_uuids
+from intake_idc.errors import EmptySelection, ManifestError
+from intake_idc.release import open_release
+from intake_idc.release.listed import Members, members
+
+
+def u(number):
+    """A uuid with a number in it."""
+    return str(uuids_of.UUID(int=number, version=4))
+
+
+def series(number, uuid, *, revised=1, study="1.9.1", patient="P1", count=2, **more):
+    return {
+        "collection_id": "here",
+        "PatientID": patient,
+        "StudyInstanceUID": study,
+        "SeriesInstanceUID": f"1.2.{number}",
+        "crdc_series_uuid": u(uuid),
+        "aws_bucket": "idc-open-data",
+        "series_revised_idc_version": revised,
+        "instanceCount": count,
+        "series_size_MB": 1.0,
+        "Modality": "CT",
+        **more,
+    }
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Four releases: 1.2.2 is revised in 3, 1.2.5 is withdrawn with 3."""
+    index = [
+        series(1, 1),
+        series(2, 22, revised=3),
+        series(3, 3, patient="P2", study="1.9.2"),
+        series(4, 4, patient="P1", study="1.9.4", collection_id="there"),
+    ]
+    prior = [
+        {**row, "min_idc_version": 1, "max_idc_version": 2}
+        for row in (series(2, 2), series(5, 5))
+    ]
+    for row in prior:
+        for key in ("series_revised_idc_version", "instanceCount"):
+            del row[key]
+    return write_tables(tmp_path_factory.mktemp("resolving") / "t", 4, index, prior)
+
+
+@pytest.fixture
+def opened(place, tmp_path):
+    """Open a text as a manifest of that archive."""
+
+    def open_(text, **how):
+        path = tmp_path / "manifest"
+        path.write_text(text)
+        return open_manifest(path, tables=place, **{"problems": "report", **how})
+
+    return open_
+
+
+def numbers(cohort):
+    """The numbers of the uuids of a cohort, in order."""
+    return [
+        uuids_of.UUID(name).int & 0xFF
+        for name in cohort.manifest(["crdc_series_uuid"]).uuids
+    ]
+
+
+def said(cohort):
+    return [(p.line, p.rejected, p.reason) for p in cohort.problems]
+
+
+def test_series_are_taken_in_the_order_of_their_lines(opened):
+    cohort = opened(f"s3://idc-open-data/{u(4)}/*\ns3://idc-open-data/{u(1)}/*\n")
+    assert numbers(cohort) == [4, 1]
+    assert cohort.idc_version == 4
+    assert cohort.problems == ()
+    assert cohort.keys() == ["1.2.4", "1.2.1"]
+
+
+def test_a_list_knows_every_column_of_its_release(opened, place):
+    cohort = opened(f"{u(4)}\n{u(1)}\n")
+    assert set(cohort.columns) == set(open_idc(4, tables=place).columns)
+    assert cohort.search(collection_id="there").keys() == ["1.2.4"]
+    assert cohort.df["SeriesInstanceUID"].tolist() == ["1.2.4", "1.2.1"]
+    assert cohort.counts()["instances"] == 4
+
+
+def test_a_repeated_line_is_taken_once_and_said(opened):
+    cohort = opened(f"{u(1)}\n{u(3)}\ns3://b/{u(1)}/*\n{u(1)}\n")
+    assert numbers(cohort) == [1, 3]
+    assert said(cohort) == [
+        (3, False, "bucket 'b' is none of IDC's; the series is found by its uuid"),
+        (3, False, "repeats line 1; taken once"),
+        (4, False, "repeats line 1; taken once"),
+    ]
+
+
+def test_an_unknown_uuid_is_rejected(opened):
+    cohort = opened(f"{u(1)}\ns3://idc-open-data/{u(99)}/*\n")
+    assert numbers(cohort) == [1]
+    ((line, rejected, reason),) = said(cohort)
+    assert (line, rejected) == (2, True)
+    assert "holds this series" in reason
+    assert cohort.problems[0].text == f"s3://idc-open-data/{u(99)}/*"
+
+
+def test_without_a_word_any_rejected_line_refuses_the_manifest(opened):
+    with pytest.raises(ManifestError, match="1 lines cannot be used") as caught:
+        opened(f"{u(1)}\n{u(99)}\n", problems="raise")
+    assert caught.value.problems[0].line == 2
+
+
+def test_a_manifest_of_nothing_is_empty(opened):
+    with pytest.raises(EmptySelection, match="names no series"):
+        opened("# nothing\n")
+    with pytest.raises(EmptySelection, match="line 1"):
+        opened(f"{u(99)}\n")
+
+
+OF_2 = "# IDC Data Version(s): Imaging Data Commons Data Release Version 2.0 2026-01-02"
+
+
+def test_superseded_bytes_are_resolved_and_said(opened):
+    cohort = opened(f"{OF_2}\ns3://idc-open-data/{u(2)}/*\n")
+    assert cohort.idc_version == 2
+    assert numbers(cohort) == [2]
+    assert cohort.problems == ()
+    later = opened(f"s3://idc-open-data/{u(1)}/*\ns3://idc-open-data/{u(2)}/*\n")
+    assert later.idc_version == 4
+    assert numbers(later) == [1, 2]
+    assert said(later) == [
+        (2, False, "belongs to releases 1 to 2, not 4; its own bytes are taken")
+    ]
+    assert later.df["row_source"].tolist()[1] == "prior_versions_index"
+
+
+def test_withdrawn_series_are_rejected_and_the_release_is_named(opened):
+    cohort = opened(f"{u(1)}\ns3://idc-open-data/{u(5)}/*\n1.2.5\n")
+    assert numbers(cohort) == [1]
+    for _, rejected, reason in said(cohort):
+        assert rejected
+        assert "withdrawn with release 3" in reason
+        assert "idc_version=2 takes it" in reason
+
+
+UIDS = {
+    "series": ("1.2.3\n1.2.1\n", [3, 1]),
+    "a study, in the published order": ("1.9.1\n", [1, 22]),
+    "both": ("1.9.1\n1.2.1\n1.2.3\n", [1, 22, 3]),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), UIDS.values(), ids=UIDS)
+def test_bare_uids_are_series_or_studies(opened, text, expected):
+    assert numbers(opened(text)) == expected
+
+
+def test_a_uid_of_an_older_release_is_that_of_the_release(opened):
+    assert numbers(opened("1.2.2\n", idc_version=2)) == [2]
+    assert numbers(opened("1.2.2\n")) == [22]
+
+
+def test_patients_are_found_in_every_collection_unless_one_is_named(place):
+    table = pa.table({"PatientID": ["P1"]})
+    assert numbers(open_manifest(table, tables=place)) == [1, 22, 4]
+    table = pa.table({"PatientID": ["P1"], "collection_id": ["there"]})
+    assert numbers(open_manifest(table, tables=place)) == [4]
+    listed = open_manifest(["P2", "P1"], kind="PatientID", tables=place)
+    assert numbers(listed) == [3, 1, 22, 4]
+
+
+def test_an_unknown_patient_is_rejected_and_the_nearest_named(place):
+    cohort = open_manifest(
+        ["P2", "P22"], kind="PatientID", tables=place, problems="report"
+    )
+    assert said(cohort) == [
+        (2, True, "release 4 has no PatientID 'P22'; did you mean 'P2'?")
+    ]
+
+
+def test_rows_may_name_releases_of_their_own(place):
+    frame = pd.DataFrame(
+        {"SeriesInstanceUID": ["1.2.2", "1.2.2"], "idc_version": ["2.0", "4.0"]}
+    )
+    cohort = open_manifest(frame, tables=place)
+    assert cohort.idc_version == 4
+    assert numbers(cohort) == [2, 22]
+    assert [p.rejected for p in cohort.problems] == [False]
+
+
+def test_a_row_of_a_release_that_is_not_known_is_rejected(place):
+    frame = pd.DataFrame(
+        {"SeriesInstanceUID": ["1.2.1", "1.2.2"], "idc_version": ["9.0", "4.0"]}
+    )
+    cohort = open_manifest(frame, idc_version=4, tables=place, problems="report")
+    assert numbers(cohort) == [22]
+    assert "is of release 9" in cohort.problems[0].reason
+
+
+def test_a_row_whose_names_contradict_each_other_is_rejected(place):
+    frame = pd.DataFrame(
+        {
+            "SeriesInstanceUID": ["1.2.1", "1.2.4"],
+            "crdc_series_uuid": [u(1), u(3)],
+        }
+    )
+    cohort = open_manifest(frame, tables=place, problems="report")
+    assert numbers(cohort) == [1]
+    ((line, rejected, reason),) = said(cohort)
+    assert (line, rejected) == (2, True)
+    assert "1.2.3" in reason
+    assert "1.2.4" in reason
+
+
+def test_all_objects_by_uid_are_the_series_and_some_are_rejected(opened):
+    v1 = "gs://idc-tcia-here/dicom/1.9.1/{}/{}.dcm#1"
+    whole = "\n".join(v1.format("1.2.1", f"1.7.{i}") for i in (1, 2))
+    cohort = opened(whole)
+    assert numbers(cohort) == [1]
+    part = opened(f"{u(3)}\n{v1.format('1.2.1', '1.7.1')}\n")
+    assert numbers(part) == [3]
+    assert "1 objects by SOPInstanceUID of a series that has 2" in said(part)[0][2]
+
+
+def test_objects_of_a_series_are_one_row(opened):
+    lines = [f"s3://idc-open-data/{u(1)}/{u(i)}.dcm" for i in (7, 6, 7)]
+    cohort = opened("\n".join(lines) + f"\n{u(3)}\n")
+    assert numbers(cohort) == [1, 3]
+    only = cohort.manifest().table.column("only").to_pylist()
+    assert only == [[uuids_of.UUID(u(i)).bytes for i in (6, 7)], None]
+    assert said(cohort) == [(3, False, "repeats line 1; taken once")]
+
+
+def test_a_series_named_whole_and_by_object_is_whole(opened):
+    cohort = opened(f"s3://idc-open-data/{u(1)}/{u(7)}.dcm\n{u(1)}\n")
+    assert "only" not in cohort.columns
+    assert said(cohort) == [(1, False, "its whole series is named, too; taken once")]
+
+
+def test_an_object_whose_series_nobody_tells_is_rejected(opened):
+    cohort = opened(f"{u(1)}\ngs://public-datasets-idc/{u(7)}.dcm\n")
+    assert numbers(cohort) == [1]
+    assert "objects=" in cohort.problems[0].reason
+
+
+def test_parts_of_a_manifest_are_one_cohort(place, tmp_path):
+    first, second = tmp_path / "m_Part1.s5cmd", tmp_path / "m_Part2.s5cmd"
+    first.write_text(f"{u(1)}\n{u(99)}\n")
+    second.write_text(f"{u(1)}\n{u(3)}\n")
+    cohort = open_manifest([first, second], tables=place, problems="report")
+    assert numbers(cohort) == [1, 3]
+    problems = [(p.part, p.line, p.rejected) for p in cohort.problems]
+    assert problems == [(str(first), 2, True), (str(second), 1, False)]
+    assert f"repeats line 1 of {first}" in cohort.problems[1].reason
+
+
+def test_a_cohort_of_a_list_travels(opened):
+    import pickle
+
+    cohort = opened(f"{u(4)}\n{u(2)}\n", idc_version=2)
+    again = pickle.loads(pickle.dumps(cohort))
+    assert again == cohort
+    assert again.manifest() == cohort.manifest()
+
+
+# Look-ups in bulk.
+
+some = st.lists(st.integers(0, 40), max_size=30)
+
+
+@given(st.lists(st.integers(0, 40), max_size=30, unique=True), some, st.booleans())
+def test_a_look_up_in_bulk_is_one_in_a_dict(held, asked, same_half):
+    def packed(values):
+        shift = 0 if same_half else 100
+        names = [str(uuids_of.UUID(int=value << shift)) for value in values]
+        return pack_uuids(pa.array(names, pa.string()))[0]
+
+    places = {value: place for place, value in enumerate(held)}
+    found = Members(packed(held)).find(packed(asked))
+    assert found.tolist() == [places.get(value, -1) for value in asked]
+
+
+def test_every_series_of_a_release_is_among_its_members():
+    release = open_release(20)
+    table = release.table(["crdc_series_uuid"], open_idc(20).selection)
+    uuids = table.column(0).combine_chunks()
+    packed, _ = pack_uuids(uuids if isinstance(uuids, pa.Array) else uuids.chunk(0))
+    places = members(release).find(packed)
+    assert len(set(places.tolist())) == len(places) == len(members(release))
+    assert places.min() == 0
