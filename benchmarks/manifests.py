@@ -21,7 +21,6 @@ the line it stands in, so below 1 we are the faster or the smaller.
 import argparse
 import os
 import platform
-import random
 import shlex
 import statistics
 import sys
@@ -31,6 +30,25 @@ from pathlib import Path
 from measuring import Candidate, Run, run, versions
 
 LINES = 1_000_000
+
+# In a process of its own: the kernel would carry its memory over to the candidates.
+WRITE = """
+import random
+from importlib.util import find_spec
+from pathlib import Path
+import pyarrow.parquet as pq
+table = pq.read_table(
+    Path(find_spec("idc_index_data").origin).with_name("idc_index.parquet"),
+    columns=["aws_bucket", "crdc_series_uuid"],
+)
+columns = (table.column(name).to_pylist() for name in table.column_names)
+rows = list(zip(*columns, strict=True))
+random.Random(25).shuffle(rows)
+with open({path!r}, "w") as file:
+    file.write("# To download the files in this manifest, first install s5cmd\\n")
+    for bucket, uuid in rows[:{lines}]:
+        file.write(f"cp s3://{{bucket}}/{{uuid}}/* .\\n")
+"""
 
 NOTHING = "pass"
 
@@ -72,28 +90,6 @@ with tempfile.TemporaryDirectory() as folder:
     )
     print(len(found[4]), round(found[0]))
 """
-
-
-def write(path: Path) -> None:
-    """Write the manifest."""
-    import pyarrow.parquet as pq
-
-    from importlib.util import find_spec
-
-    spec = find_spec("idc_index_data")
-    if spec is None or spec.origin is None:
-        raise SystemExit("idc-index-data is not installed in this environment")
-    table = pq.read_table(
-        Path(spec.origin).with_name("idc_index.parquet"),
-        columns=["aws_bucket", "crdc_series_uuid"],
-    )
-    columns = (table.column(name).to_pylist() for name in table.column_names)
-    rows = list(zip(*columns, strict=True))
-    random.Random(25).shuffle(rows)  # noqa: S311 - an order, no secret
-    with path.open("w") as file:
-        file.write("# To download the files in this manifest, first install s5cmd\n")
-        for bucket, uuid in rows[:LINES]:
-            file.write(f"cp s3://{bucket}/{uuid}/* .\n")
 
 
 def check(candidates: list[Candidate], runs: list[Run]) -> None:
@@ -178,7 +174,8 @@ def main() -> None:
     python = arguments.python
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "million.s5cmd"
-        write(path)
+        script = WRITE.format(path=str(path), lines=LINES)
+        run(Candidate("the manifest", python, script, selects=False))
 
         def text(script: str) -> str:
             return script.format(path=str(path))

@@ -120,7 +120,7 @@ def pack_uuids(texts: pa.Array) -> tuple[pa.Array, np.ndarray[Any, Any]]:
     import pyarrow as pa
 
     if not len(texts):
-        return pa.array([], pa.binary(16)), np.zeros(0, bool)
+        return pa.nulls(0, pa.binary(16)), np.zeros(0, bool)
     letters, ends = _letters(texts)
     good = np.diff(ends) == UUID_LENGTH
     if texts.null_count:
@@ -233,7 +233,7 @@ def unpack_uuids(packed: pa.Array) -> pa.Array:
 
     count = len(packed)
     if not count:
-        return pa.array([], pa.string())
+        return pa.nulls(0, pa.string())
     start = packed.offset * 16
     data = np.frombuffer(packed.buffers()[1], np.uint8)[start : start + 16 * count]
     rows = data.reshape(count, 16)

@@ -597,6 +597,6 @@ def _subset_lists(lists: Sequence[pa.Array | None]) -> pa.Array:
     import pyarrow as pa
 
     there = [own for own in lists if own is not None]
-    values = pa.concat_arrays(there) if there else pa.array([], pa.binary(16))
+    values = pa.concat_arrays(there) if there else pa.nulls(0, pa.binary(16))
     lengths = np.array([0 if own is None else len(own) for own in lists], np.int64)
     return uuid_lists(values, lengths)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from intake_idc.cohort import Cohort
+    from intake_idc.formats.reading import Kind
     from intake_idc.lazy import InstanceBag
     from intake_idc.release import Release
 
@@ -177,7 +178,7 @@ class IDCSelection(_Described):
 
 
 class IDCManifest(_Described, FileData):
-    """The series that an s5cmd manifest names.
+    """The series that a manifest of any dialect names.
 
     Parameters
     ----------
@@ -186,7 +187,7 @@ class IDCManifest(_Described, FileData):
     release : int or "current", optional
         The release that the cohort belongs to; by default the one that the
         manifest's header names, else the current one.
-    problems, tables
+    kind, problems, tables
         See `open_manifest`.
     mirror
         As for `IDCSelection`.
@@ -201,22 +202,29 @@ class IDCManifest(_Described, FileData):
         url: str,
         release: int | Literal["current"] | None = None,
         *,
+        kind: Kind | None = None,
         problems: Literal["raise", "report"] = "raise",
         tables: str | None = None,
         mirror: str | Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         FileData.__init__(self, str(url), metadata=metadata)
-        self.release, self.tables = release, tables
+        self.release, self.tables, self.kind = release, tables, kind
         self.problems, self.mirror = problems, mirror
         self.release = self.open().idc_version
 
     def open(self) -> Cohort:
         """Give the series as a cohort."""
         from intake_idc.cohort import open_manifest
+        from intake_idc.errors import RequestError
+        from intake_idc.formats.reading import BIGQUERY
 
+        if self.url.startswith(BIGQUERY):
+            msg = "a table of BigQuery needs credentials; use open_manifest"
+            raise RequestError(msg, url=self.url)
         cohort = open_manifest(
             self.url,
+            kind=self.kind,
             idc_version=self.release,
             tables=self.tables,
             problems=self.problems,

@@ -6,14 +6,17 @@ import uuid as uuids_of
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from servers import DRS, require
 from test_difference import write_tables
+from test_drs import document
 
 from intake_idc import open_idc, open_manifest
 from intake_idc.arrow import pack_uuids
-from intake_idc.errors import EmptySelection, ManifestError
+from intake_idc.errors import EmptySelection, ManifestError, RequestError
 from intake_idc.release import open_release
 from intake_idc.release.listed import Members, members
 
@@ -301,3 +304,89 @@ def test_every_series_of_a_release_is_among_its_members():
     places = members(release).find(packed)
     assert len(set(places.tolist())) == len(places) == len(members(release))
     assert places.min() == 0
+
+
+# Single objects, by what tells their series.
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A table of the objects of two series, and of a series that was revised."""
+    rows = [
+        (u(1), u(7), "1.7.7"),
+        (u(1), u(6), "1.7.6"),
+        (u(2), u(8), "1.7.8"),
+        (u(22), u(8), "1.7.8"),
+    ]
+    names = ("crdc_series_uuid", "crdc_instance_uuid", "SOPInstanceUID")
+    table = pa.table(dict(zip(names, zip(*rows, strict=True), strict=True)))
+    path = tmp_path / "objects.parquet"
+    pq.write_table(table, path)
+    return path
+
+
+def meant(cohort):
+    """The series by number, and the numbers of the objects that are meant of each."""
+    table = cohort.manifest().table
+    only = table.column("only").to_pylist()
+    return {
+        number: None
+        if some is None
+        else [uuids_of.UUID(bytes=i).int & 0xFF for i in some]
+        for number, some in zip(numbers(cohort), only, strict=True)
+    }
+
+
+TOLD = {
+    "a flat object": f"gs://public-datasets-idc/{u(7)}.dcm",
+    "a DRS identifier": f"drs://dg.4DFC:{u(7)}",
+    "a bare uuid": u(7),
+    "a bare UID": "1.7.7",
+    "release 1": "gs://idc-tcia-here/dicom/1.9.1/1.2.1/1.7.7.dcm",
+}
+
+
+@pytest.mark.parametrize("line", TOLD.values(), ids=TOLD)
+def test_a_table_of_objects_tells_their_series(opened, table, line):
+    cohort = opened(f"{line}\n", objects=table)
+    assert meant(cohort) == {1: [7]}
+    assert cohort.problems == ()
+    assert cohort.counts()["instances"] == 1
+
+
+def test_an_object_of_two_series_is_of_that_of_the_release(opened, table):
+    assert meant(opened(f"{u(8)}\n", objects=table)) == {22: [8]}
+    assert meant(opened(f"{u(8)}\n", objects=table, idc_version=2)) == {2: [8]}
+
+
+def test_a_table_that_disagrees_about_a_series_is_not_followed(opened, table):
+    wrong = "gs://idc-tcia-here/dicom/1.9.2/1.2.3/1.7.7.dcm"
+    cohort = opened(f"{u(1)}\n{wrong}\n", objects=table)
+    assert numbers(cohort) == [1]
+    assert "1 objects by SOPInstanceUID" in cohort.problems[0].reason
+
+
+def test_an_object_by_uid_alone_needs_a_table(place, table):
+    frame = pa.table({"SOPInstanceUID": ["1.7.6", "1.7.99"]})
+    cohort = open_manifest(frame, tables=place, objects=table, problems="report")
+    assert meant(cohort) == {1: [6]}
+    assert [(p.line, p.rejected) for p in cohort.problems] == [(2, True)]
+
+
+def test_the_drs_server_is_asked_where_it_is_named(opened):
+    require(DRS)
+    with DRS() as server:
+        held, unknown = u(41), u(42)
+        server.hold({held: document(held, u(3))})
+        text = f"dg.4DFC/{held}\ndg.4DFC/{unknown}\n"
+        cohort = opened(text, drs=f"http://127.0.0.1:{server.port}")
+    assert meant(cohort) == {3: [41]}
+    ((line, rejected, reason),) = said(cohort)
+    assert (line, rejected) == (2, True)
+    assert "is not known to" in reason
+
+
+@pytest.mark.parametrize("drs", [1, "ftp://host", "http://example.org"])
+def test_what_is_no_drs_server_is_refused(opened, drs):
+    with pytest.raises(RequestError):
+        opened(f"dg.4DFC/{u(41)}\n", drs=drs)

@@ -180,6 +180,33 @@ def test_the_portals_columns_are_told_without_their_names(spelled, delimiter):
     assert row == wanted
 
 
+@pytest.mark.parametrize(
+    ("cells", "named"),
+    [
+        # PatientIDs of rider_pilot look like UIDs.
+        ((f"{P}.9", "c", STUDY, SERIES), {"StudyInstanceUID", "SeriesInstanceUID"}),
+        ((f"{P}.9", "c", STUDY, SERIES, U, SOP), {"SOPInstanceUID", "uuid"}),
+        ((f"{P}.0109", STUDY, SERIES), {"StudyInstanceUID", "SeriesInstanceUID"}),
+        ((STUDY, SERIES, SOP), {"SOPInstanceUID", "StudyInstanceUID"}),
+        ((f"{P}.9", "c", SERIES), {"uid"}),
+        ((SERIES, U, SOP), {"uuid", "SOPInstanceUID"}),
+        ((SERIES, "14.0"), {"uid", "idc_version"}),
+    ],
+)
+def test_uids_without_column_names_are_told_by_where_they_stand(cells, named):
+    (row,) = rows(read(",".join(cells)))
+    assert named <= {*row}
+    assert row.get("SeriesInstanceUID", SERIES) == SERIES
+    assert row.get("uid", SERIES) == SERIES
+    assert row.get("SOPInstanceUID", SOP) == SOP
+
+
+@pytest.mark.parametrize("cells", [[f"{P}.{i}" for i in range(4)], [U] * 4, ["x", "y"]])
+def test_columns_that_cannot_be_told_are_asked_for(cells):
+    with pytest.raises(ManifestError, match=r"column names|no column"):
+        read(",".join(cells))
+
+
 def test_three_uuids_are_told_by_how_many_of_each_there_are():
     data = "".join(f"{U},{V},{i}\n" for i in (I, I2, I3))
     assert rows(read(data))[1]["crdc_instance_uuid"] == I2

@@ -31,7 +31,7 @@ def manifest_options(function: Callable[..., Any]) -> Callable[..., Any]:
         [
             click.option(
                 "--format",
-                "kind",
+                "written_as",
                 type=click.Choice([*KINDS, TABLE]),
                 help="What to write, whatever the name ends in; 'table' is every "
                 "column of the index, as .csv or .parquet.",
@@ -87,7 +87,7 @@ def manifest_writer(
     RequestError
         They do not fit together, or the name ends in nothing that is known.
     """
-    kind, mirror = named.pop("kind"), named.pop("bucket")
+    kind, mirror = named.pop("written_as"), named.pop("bucket")
     options = {
         name: named.pop(name)
         for name in ("level", "columns", "scheme", "preamble", "spreadsheet_safe")

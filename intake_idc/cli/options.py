@@ -39,7 +39,12 @@ __all__ = [
     "with_objects",
 ]
 
-MANIFEST_SUFFIXES = (".s5cmd", ".s5cmd.gz")
+MANIFEST_SUFFIXES = re.compile(
+    r"\.(s5cmd|txt|csv|tsv|json|ndjson|jsonl|parquet|arrow|feather|tcia|sh)"
+    r"(\.(gz|bz2|xz|zip))?$|\.zip$",
+    re.IGNORECASE,
+)
+"""How the name of a manifest may end."""
 LOCK_SUFFIX = ".lock.json"
 
 tables_option = click.option(
@@ -166,6 +171,24 @@ def cohort_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 help="What to do with lines of a manifest that give no series.",
             ),
             click.option(
+                "--kind",
+                "read_as",
+                metavar="KIND",
+                help="What a manifest is, such as csv, or what each line of it is, "
+                "such as PatientID.  [default: known by its content]",
+            ),
+            click.option(
+                "--told-by",
+                metavar="FILE",
+                help="A table of objects, from intake-idc objects: tells of which "
+                "series the objects of a manifest are.",
+            ),
+            click.option(
+                "--drs",
+                is_flag=True,
+                help="Ask the CRDC's DRS server of which series they are.",
+            ),
+            click.option(
                 "--all", "everything", is_flag=True, help="Take every series there is."
             ),
         ],
@@ -201,6 +224,9 @@ def cohort(
     *,
     commercial_use: bool,
     everything: bool,
+    read_as: Any = None,
+    told_by: str | None = None,
+    drs: bool = False,
 ) -> Cohort:
     """Open the cohort that the options name.
 
@@ -209,7 +235,8 @@ def cohort(
     RequestError
         They do not fit together, or name what is not there.
     """
-    found, rest = _opened(filters, idc_version, tables, problems)
+    reading = {"problems": problems, "kind": read_as, "objects": told_by, "drs": drs}
+    found, rest = _opened(filters, idc_version, tables, reading)
     for text in rest:
         column, value = _filter(text, found)
         found = found.search(**{column: value})
@@ -221,9 +248,15 @@ def cohort(
 
 
 def _opened(
-    filters: Sequence[str], idc_version: str | None, tables: str | None, problems: Any
+    filters: Sequence[str],
+    idc_version: str | None,
+    tables: str | None,
+    reading: dict[str, Any],
 ) -> tuple[Cohort, Sequence[str]]:
-    """Open what is selected from, and give the filters that are left."""
+    """Open what is selected from, and give the filters that are left.
+
+    ``reading`` says how a manifest is read.
+    """
     from intake_idc.cohort import open_idc, open_lock, open_manifest
 
     first = filters[0] if filters else ""
@@ -239,16 +272,18 @@ def _opened(
                 raise RequestError(msg)
         return open_lock(first), filters[1:]
     number = None if idc_version is None else day_or_number(idc_version)
-    if first.endswith(".json"):
+    kind = reading["kind"]
+    if first.endswith(".json") and kind is None:
         # What it holds tells: a body of the IDC API is a question, all else a list.
         opened = opened_body(first, number, tables)
         if opened is not None:
             return opened, filters[1:]
-    if first.endswith((*MANIFEST_SUFFIXES, ".json")):
-        opened = open_manifest(
-            first, idc_version=number, tables=tables, problems=problems
-        )
+    if first and (MANIFEST_SUFFIXES.search(first) or kind or Path(first).is_file()):
+        opened = open_manifest(first, idc_version=number, tables=tables, **reading)
         return opened, filters[1:]
+    if kind is not None:
+        msg = f"--kind is of a manifest, whose path stands first; got {kind!r} alone"
+        raise RequestError(msg)
     return open_idc("current" if number is None else number, tables=tables), filters
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from intake_idc.arrow import integers
 from intake_idc.cohort.cohort import Cohort
 from intake_idc.cohort.difference import compare
+from intake_idc.cohort.objects import Lookups
 from intake_idc.cohort.resolving import resolve
 from intake_idc.errors import (
     EmptySelection,
@@ -74,6 +75,8 @@ def open_manifest(
     digest: Mapping[str, str] | str | None = None,
     mirror: str | os.PathLike[str] | Mirror | None = None,
     problems: Literal["raise", "report"] = "raise",
+    objects: str | os.PathLike[str] | pa.Table | None = None,
+    drs: bool | str = False,
 ) -> Cohort:
     """Open a manifest of any dialect as a cohort of exactly its series, in its order.
 
@@ -99,6 +102,12 @@ def open_manifest(
     problems : "raise" or "report"
         What to do with lines that give no series: refuse the manifest, or go on
         without them. Either way `Cohort.problems` has what was remarked.
+    objects : path or table, optional
+        A table of objects, such as a file from `Cohort.save_instances`: it tells of
+        which series the objects are that the manifest names without one.
+    drs : bool or str
+        Whether the DRS server of the CRDC is asked for the others, or the
+        ``https://host`` of another server. It is asked only then.
 
     Raises
     ------
@@ -115,10 +124,12 @@ def open_manifest(
     listings = read(source, kind)
     said: set[int] = set()
     if idc_version is None:
-        said = _said(listings)
-        idc_version = max(said) if said else "current"
+        header, rowwise = _said(listings)
+        said = header | rowwise
+        idc_version = max(header or rowwise, default="current")
     release = open_release(idc_version, tables, digest)
-    rows, found = resolve(listings, release, {release.idc_version, *said})
+    lookups = Lookups(objects, drs)
+    rows, found = resolve(listings, release, {release.idc_version, *said}, lookups)
     name = ", ".join(dict.fromkeys(each.part for each in listings))
     if problems == "raise":
         check_problems(name, found, taken=0 if rows is None else len(rows))
@@ -129,12 +140,10 @@ def open_manifest(
     return Cohort(rows, mirror=_own_mirror(mirror, release), problems=tuple(found))
 
 
-def _said(listings: Sequence[Listing]) -> set[int]:
-    """Give the releases that a manifest says it is of: in its header, or by row."""
-    said = {version for each in listings for version in each.idc_versions}
-    if said:
-        return said
-    return {
+def _said(listings: Sequence[Listing]) -> tuple[set[int], set[int]]:
+    """Give the releases that a manifest says it is of: in its header, and by row."""
+    header = {version for each in listings for version in each.idc_versions}
+    return header, {
         version
         for each in listings
         if "idc_version" in each.names.column_names

@@ -8,111 +8,34 @@ that the release has of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from intake_idc.arrow import lists, packed, unpack_uuids
+from intake_idc.arrow import lists, unpack_uuids
+from intake_idc.cohort import objects
+from intake_idc.cohort.accounting import Rows, gathered, numbers
 from intake_idc.errors import UnknownRelease
-from intake_idc.formats import Listing, Problem
-from intake_idc.formats.places import uuid_bytes
 from intake_idc.release import MANIFEST_COLUMNS
 from intake_idc.release.history import histories, widest, with_others
 from intake_idc.release.listed import ListedRows, contradicted, members, named
-from intake_idc.selection import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     import pyarrow as pa
 
+    from intake_idc.cohort.objects import Lookups
+    from intake_idc.formats import Listing, Problem
     from intake_idc.release import History, Release
 
-__all__ = ["Lookup", "resolve"]
-
-Lookup = "Callable[[pa.Array], pa.Table]"
-"""Gives the series of objects, by their packed ``crdc_instance_uuid``: a table with
-``position`` (int64) and ``crdc_series_uuid`` (16 bytes), and ``reason`` where it could
-not be told."""
-
-SHOWN = 200
-"""Characters of a line that a problem shows."""
-
-
-@dataclass
-class _Rows:
-    """The rows of all parts of a manifest, and what was found of them so far."""
-
-    names: pa.Table
-    """The names, with ``line``."""
-    part: np.ndarray[Any, Any]
-    """Which listing each row is of."""
-    listings: Sequence[Listing]
-    problems: list[tuple[int, str, bool]] = field(default_factory=list)
-    """Row, reason, and whether it was rejected."""
-    found: list[tuple[Any, pa.Array, pa.Array | None]] = field(default_factory=list)
-    """Rows, the series of each, and the object of each where single ones are meant."""
-
-    def __len__(self) -> int:
-        return int(self.names.num_rows)
-
-    def has(self, name: str) -> np.ndarray[Any, Any]:
-        """Say which rows have a name."""
-        import numpy as np
-
-        if name not in self.names.column_names:
-            return np.zeros(len(self), bool)
-        valid: np.ndarray[Any, Any] = (
-            self.names.column(name).is_valid().to_numpy(zero_copy_only=False)
-        )
-        return valid
-
-    def column(self, name: str, rows: np.ndarray[Any, Any]) -> pa.Array:
-        """Give a name of some rows, as one array."""
-        column = self.names.column(name)
-        if len(rows) < len(self):
-            column = column.take(_numbers(rows))
-        return _one(column)
-
-    def reject(self, rows: Iterable[int], reason: str) -> None:
-        """Account for rows that give no series."""
-        self.problems += [(int(row), reason, True) for row in rows]
-
-    def remark(self, row: int, reason: str) -> None:
-        """Account for a row that was taken with a remark."""
-        self.problems.append((int(row), reason, False))
-
-    def accounted(self) -> list[Problem]:
-        """Give every problem, those of reading too, by file and line."""
-        lines = self.names.column("line")
-        wanted: dict[int, list[int]] = {}
-        where = [
-            (int(self.part[row]), lines[row].as_py()) for row, _, _ in self.problems
-        ]
-        for part, line in where:
-            wanted.setdefault(part, []).append(line)
-        shown = {part: self.listings[part].texts(ls) for part, ls in wanted.items()}
-        several = len(self.listings) > 1
-        own = [
-            (part, problem)
-            for part, listing in enumerate(self.listings)
-            for problem in listing.problems
-        ]
-        for (part, line), (_, reason, rejected) in zip(
-            where, self.problems, strict=True
-        ):
-            text = shown[part].get(line, "")[:SHOWN]
-            name = self.listings[part].part if several else ""
-            own.append((part, Problem(line, text, reason, rejected, name)))
-        own.sort(key=lambda each: (each[0], each[1].line))
-        return [problem for _, problem in own]
+__all__ = ["resolve"]
 
 
 def resolve(
     listings: Sequence[Listing],
     release: Release,
     judged: set[int],
-    lookups: Sequence[Any] = (),
+    lookups: Lookups,
 ) -> tuple[ListedRows | None, list[Problem]]:
     """Find the series of a release that a manifest names.
 
@@ -125,8 +48,8 @@ def resolve(
     judged : set of int
         The releases that the manifest is of: what none of them holds any more is
         rejected; what one of them has with other bytes is taken as it is.
-    lookups : sequence
-        Where the series of single objects are looked up, in turn; see `Lookup`.
+    lookups : Lookups
+        Where the series of single objects are looked up.
 
     Returns
     -------
@@ -134,38 +57,18 @@ def resolve(
         The series, None where there is none; and every row that was rejected or
         taken with a remark.
     """
-    rows = _gathered(listings)
+    rows = gathered(listings)
     left = _by_uuid(rows, release, lookups)
-    left = _by_uid(rows, release, left)
-    _by_group(rows, release, left)
+    left = _by_uid(rows, release, left, lookups)
+    _by_group(rows, release, left, lookups)
     listed = _listed(rows, release, judged)
     return listed, rows.accounted()
-
-
-def _gathered(listings: Sequence[Listing]) -> _Rows:
-    import numpy as np
-    import pyarrow as pa
-
-    counts = [listing.names.num_rows for listing in listings]
-    part = np.repeat(np.arange(len(listings)), counts)
-    names = [listing.names for listing in listings]
-    table = names[0]
-    if len(names) > 1:
-        table = pa.concat_tables(names, promote_options="default")
-    rows = _Rows(table, part, listings)
-    for row in np.flatnonzero(rows.has("bucket")).tolist():
-        bucket = table.column("bucket")[row].as_py()
-        reason = f"bucket {bucket!r} is none of IDC's; the series is found by its uuid"
-        rows.remark(row, reason)
-    return rows
 
 
 # Uuids: bytes by name.
 
 
-def _by_uuid(
-    rows: _Rows, release: Release, lookups: Sequence[Any]
-) -> np.ndarray[Any, Any]:
+def _by_uuid(rows: Rows, release: Release, lookups: Lookups) -> np.ndarray[Any, Any]:
     """Take the rows that name a series or an object by uuid; give those left."""
     import numpy as np
 
@@ -182,28 +85,29 @@ def _by_uuid(
         rows.found.append((single, uuids, rows.column("crdc_instance_uuid", single)))
     alone = np.flatnonzero(instance & ~series)
     if len(alone):
-        _of_objects(rows, alone, rows.column("crdc_instance_uuid", alone), lookups)
+        uuids = rows.column("crdc_instance_uuid", alone)
+        objects.by_uuid(rows, alone, uuids, release, lookups)
     either = np.flatnonzero(rows.has("uuid") & ~series & ~instance)
     if len(either):
         uuids = rows.column("uuid", either)
         known = members(release).find(uuids) >= 0
         if not known.all():
             missing = np.flatnonzero(~known)
-            names = unpack_uuids(uuids.take(_numbers(missing))).to_pylist()
+            names = unpack_uuids(uuids.take(numbers(missing))).to_pylist()
             lives = histories(widest(release), "crdc_series_uuid", names)
             known[missing] = [name in lives for name in names]
-        there, objects = np.flatnonzero(known), np.flatnonzero(~known)
+        there, single = np.flatnonzero(known), np.flatnonzero(~known)
         if len(there):
-            rows.found.append((either[there], uuids.take(_numbers(there)), None))
-        if len(objects):
-            taken = uuids.take(_numbers(objects))
-            _of_objects(rows, either[objects], taken, lookups)
+            rows.found.append((either[there], uuids.take(numbers(there)), None))
+        if len(single):
+            taken = uuids.take(numbers(single))
+            objects.by_uuid(rows, either[single], taken, release, lookups)
     left = np.flatnonzero(~(series | instance | rows.has("uuid")))
-    return np.setdiff1d(left, wrong)
+    return np.asarray(np.setdiff1d(left, wrong))
 
 
 def _contradictions(
-    rows: _Rows, both: np.ndarray[Any, Any], release: Release
+    rows: Rows, both: np.ndarray[Any, Any], release: Release
 ) -> np.ndarray[Any, Any]:
     """Reject the rows whose uuid and UID are of two series; give them.
 
@@ -221,49 +125,15 @@ def _contradictions(
             f"its SeriesInstanceUID is {said}"
         )
         rows.reject([both[place]], reason)
-    return both[[place for place, _ in found]]
-
-
-def _of_objects(
-    rows: _Rows, at: np.ndarray[Any, Any], uuids: pa.Array, lookups: Sequence[Any]
-) -> None:
-    """Find the series of single objects where something tells them."""
-    import numpy as np
-
-    reasons: dict[int, str] = {}
-    left = np.arange(len(at))
-    for lookup in lookups:
-        if not len(left):
-            break
-        table = lookup(uuids.take(_numbers(left)))
-        positions = table.column("position").to_numpy()
-        series = _one(table.column("crdc_series_uuid"))
-        told = series.is_valid().to_numpy(zero_copy_only=False)
-        if "reason" in table.column_names:
-            why = table.column("reason").to_pylist()
-            pairs = zip(positions.tolist(), why, strict=True)
-            reasons |= {int(left[place]): reason for place, reason in pairs if reason}
-        where = left[positions[told]]
-        if len(where):
-            taken = uuids.take(_numbers(where))
-            rows.found.append((at[where], series.drop_null(), taken))
-        left = np.setdiff1d(left, where)
-    for place in left.tolist():
-        reason = reasons.get(place, UNTOLD)
-        rows.reject([at[place]], reason)
-
-
-UNTOLD = (
-    "names one object, and no index table tells its series; give objects= (a file of "
-    "Cohort.save_instances), or drs=True to ask the DRS server"
-)
+    wrong: np.ndarray[Any, Any] = both[[place for place, _ in found]]
+    return wrong
 
 
 # DICOM UIDs.
 
 
 def _by_uid(
-    rows: _Rows, release: Release, left: np.ndarray[Any, Any]
+    rows: Rows, release: Release, left: np.ndarray[Any, Any], lookups: Lookups
 ) -> np.ndarray[Any, Any]:
     """Take the rows that name a series by its DICOM UID; give those left."""
     import numpy as np
@@ -271,29 +141,37 @@ def _by_uid(
     has = rows.has("SeriesInstanceUID")[left]
     own, rest = left[has], left[~has]
     if len(own):
-        _series(rows, own, rows.column("SeriesInstanceUID", own), release)
+        _series(rows, own, rows.column("SeriesInstanceUID", own), release, lookups)
     has = rows.has("uid")[rest]
     unsaid, rest = rest[has], rest[~has]
     if len(unsaid):
         uids = rows.column("uid", unsaid)
-        kept = _series(rows, unsaid, uids, release, strict=False)
+        kept = _series(rows, unsaid, uids, release, lookups, strict=False)
         missing = np.setdiff1d(np.arange(len(unsaid)), kept)
         if len(missing):
-            _studies(rows, unsaid[missing], uids.take(_numbers(missing)), release)
-    return rest
+            taken = uids.take(numbers(missing))
+            _studies(rows, unsaid[missing], taken, release, lookups)
+    return np.asarray(rest)
 
 
 def _studies(
-    rows: _Rows, at: np.ndarray[Any, Any], uids: pa.Array, release: Release
+    rows: Rows,
+    at: np.ndarray[Any, Any],
+    uids: pa.Array,
+    release: Release,
+    lookups: Lookups,
 ) -> None:
-    """Take what may be studies; what is neither that nor a series is accounted for."""
+    """Take what may be studies, or objects; the rest is accounted for."""
     import numpy as np
 
     places, series = named(release, "StudyInstanceUID", uids)
     if len(places):
         rows.found.append((at[places], series, None))
     missing = np.setdiff1d(np.arange(len(at)), places)
-    names = uids.take(_numbers(missing)).to_pylist()
+    rest = uids.take(numbers(missing))
+    done = objects.alone(rows, at[missing], rest, release, lookups)
+    missing = np.setdiff1d(missing, missing[done])
+    names = uids.take(numbers(missing)).to_pylist()
     lives = histories(widest(release), "SeriesInstanceUID", names)
     for place, name in zip(missing.tolist(), names, strict=True):
         reason = f"release {release.idc_version} has no series and no study {name}"
@@ -303,10 +181,11 @@ def _studies(
 
 
 def _series(
-    rows: _Rows,
+    rows: Rows,
     at: np.ndarray[Any, Any],
     uids: pa.Array,
     release: Release,
+    lookups: Lookups,
     *,
     strict: bool = True,
 ) -> np.ndarray[Any, Any]:
@@ -329,13 +208,13 @@ def _series(
             rows.reject(at[of], f"is of release {version}: {error}")
             done.append(of)
             continue
-        names = uids.take(_numbers(of))
+        names = uids.take(numbers(of))
         places, series = named(asked, "SeriesInstanceUID", names)
-        _taken(rows, at[of[places]], series, asked)
+        _taken(rows, at[of[places]], series, asked, lookups)
         missing = np.setdiff1d(np.arange(len(of)), places)
         done.append(of[places])
         if len(missing) and strict:
-            texts_of = names.take(_numbers(missing)).to_pylist()
+            texts_of = names.take(numbers(missing)).to_pylist()
             lives = histories(widest(asked), "SeriesInstanceUID", texts_of)
             for place, name in zip(missing.tolist(), texts_of, strict=True):
                 reason = _absent(name, lives.get(name), asked)
@@ -355,7 +234,11 @@ def _absent(name: str, life: History | None, release: Release) -> str:
 
 
 def _taken(
-    rows: _Rows, at: np.ndarray[Any, Any], series: pa.Array, release: Release
+    rows: Rows,
+    at: np.ndarray[Any, Any],
+    series: pa.Array,
+    release: Release,
+    lookups: Lookups,
 ) -> None:
     """Take rows by series, whole, but where they name objects by SOPInstanceUID."""
     import numpy as np
@@ -363,70 +246,40 @@ def _taken(
     by_object = rows.has("SOPInstanceUID")[at]
     whole = np.flatnonzero(~by_object)
     if len(whole):
-        rows.found.append((at[whole], series.take(_numbers(whole)), None))
+        rows.found.append((at[whole], series.take(numbers(whole)), None))
     single = np.flatnonzero(by_object)
     if len(single):
-        _objects_by_uid(rows, at[single], series.take(_numbers(single)), release)
-
-
-def _objects_by_uid(
-    rows: _Rows, at: np.ndarray[Any, Any], series: pa.Array, release: Release
-) -> None:
-    """Take a series whose every object is named by SOPInstanceUID.
-
-    Which objects a part of them are, only their headers say: keys are uuids.
-    """
-    import numpy as np
-    import pyarrow as pa
-
-    table = pa.table(
-        {
-            "at": _numbers(at),
-            "series": unpack_uuids(series),
-            "sop": rows.column("SOPInstanceUID", at),
-        }
-    )
-    known = ListedRows(release, series.unique(), "objects").table(
-        ["crdc_series_uuid", "instanceCount"], Selection()
-    )
-    counts = dict(zip(*(known.column(i).to_pylist() for i in (0, 1)), strict=True))
-    grouped: dict[str, dict[str, list[int]]] = {}
-    for row, uuid, sop in zip(
-        *(table.column(i).to_pylist() for i in range(3)), strict=True
-    ):
-        grouped.setdefault(uuid, {}).setdefault(sop, []).append(row)
-    for uuid, objects in grouped.items():
-        every = sorted(row for same in objects.values() for row in same)
-        count = counts.get(uuid)
-        if count != len(objects):
-            of = "an unknown number" if count is None else f"{count:,}"
-            reason = (
-                f"is one of {len(objects):,} objects by SOPInstanceUID of a series "
-                f"that has {of}; which these are only their headers say: name them by "
-                "crdc_instance_uuid, or name the whole series"
-            )
-            rows.reject(every, reason)
-            continue
-        rows.found.append((np.array(every[:1]), packed([uuid_bytes(uuid)]), None))
-        for same in objects.values():
-            for row in same[1:]:
-                rows.remark(row, "repeats an object; taken once")
+        own = series.take(numbers(single))
+        objects.by_sop(rows, at[single], own, release, lookups)
 
 
 # Studies, patients, collections.
 
+UNTOLD_SOP = (
+    "names an object by SOPInstanceUID, and not its series; give objects= (a file of "
+    "Cohort.save_instances), or name the series"
+)
 
-def _by_group(rows: _Rows, release: Release, left: np.ndarray[Any, Any]) -> None:
-    """Take all series of what a row names, where it names no series."""
+
+def _by_group(
+    rows: Rows, release: Release, left: np.ndarray[Any, Any], lookups: Lookups
+) -> None:
+    """Take objects by UID alone, and all series of what else a row names."""
+    import numpy as np
+
+    single = left[rows.has("SOPInstanceUID")[left]]
+    if len(single):
+        names = rows.column("SOPInstanceUID", single)
+        done = objects.alone(rows, single, names, release, lookups)
+        left = np.setdiff1d(left, single)
+        rows.reject(np.delete(single, done).tolist(), UNTOLD_SOP)
     for name in ("StudyInstanceUID", "PatientID", "collection_id"):
         has = rows.has(name)[left]
         own, left = left[has], left[~has]
         if len(own):
             _group(rows, own, name, rows.column(name, own), release)
     for row in left.tolist():
-        if rows.has("SOPInstanceUID")[row]:
-            reason = "names an object by SOPInstanceUID alone; name its series, too"
-        elif rows.has("crdc_study_uuid")[row]:
+        if rows.has("crdc_study_uuid")[row]:
             reason = (
                 "names a study by uuid alone, which no index table tells; name it by "
                 "StudyInstanceUID, or its series"
@@ -437,7 +290,7 @@ def _by_group(rows: _Rows, release: Release, left: np.ndarray[Any, Any]) -> None
 
 
 def _group(
-    rows: _Rows,
+    rows: Rows,
     at: np.ndarray[Any, Any],
     column: str,
     names: pa.Array,
@@ -461,10 +314,9 @@ def _group(
 # All together.
 
 
-def _listed(rows: _Rows, release: Release, judged: set[int]) -> ListedRows | None:
+def _listed(rows: Rows, release: Release, judged: set[int]) -> ListedRows | None:
     """Put what was found in the order of the rows, each series once."""
     import numpy as np
-    import pyarrow as pa
 
     if not rows.found:
         return None
@@ -477,10 +329,12 @@ def _listed(rows: _Rows, release: Release, judged: set[int]) -> ListedRows | Non
         places = np.where(extra >= 0, len(members(release)) + extra, places)
         keep = np.flatnonzero(places >= 0)
         at, places = at[keep], places[keep]
-        series = series.take(_numbers(keep))
-        single = None if single is None else single.take(_numbers(keep))
+        series = series.take(numbers(keep))
+        single = None if single is None else single.take(numbers(keep))
     if not len(at):
         return None
+    if single is None and _distinct(places):
+        return ListedRows(release, series, _origin(rows), others)
     _, first, inverse = np.unique(places, return_index=True, return_inverse=True)
     only = None
     if single is not None:
@@ -491,17 +345,27 @@ def _listed(rows: _Rows, release: Release, judged: set[int]) -> ListedRows | Non
     order = np.sort(first)
     if only is not None:
         # Of each series, in the order of their first rows.
-        only = only.take(_numbers(np.argsort(first, kind="stable")))
+        only = only.take(numbers(np.argsort(first, kind="stable")))
         if only.null_count == len(only):
             only = None
-    uuids = series if len(order) == len(series) else series.take(_numbers(order))
-    origin = ", ".join(dict.fromkeys(each.part for each in rows.listings))
-    if isinstance(uuids, pa.ChunkedArray):
-        uuids = _one(uuids)
-    return ListedRows(release, uuids, origin, others, only)
+    uuids = series if len(order) == len(series) else series.take(numbers(order))
+    return ListedRows(release, uuids, _origin(rows), others, only)
 
 
-def _in_order(rows: _Rows) -> tuple[Any, pa.Array, pa.Array | None]:
+def _origin(rows: Rows) -> str:
+    return ", ".join(dict.fromkeys(each.part for each in rows.listings))
+
+
+def _distinct(places: np.ndarray[Any, Any]) -> bool:
+    """Say whether no place is there twice, sooner than by sorting them."""
+    import numpy as np
+
+    seen = np.zeros(int(places.max()) + 1, bool)
+    seen[places] = True
+    return int(np.count_nonzero(seen)) == len(places)
+
+
+def _in_order(rows: Rows) -> tuple[Any, pa.Array, pa.Array | None]:
     import numpy as np
     import pyarrow as pa
 
@@ -517,11 +381,11 @@ def _in_order(rows: _Rows) -> tuple[Any, pa.Array, pa.Array | None]:
                 pa.nulls(len(found[0]), pa.binary(16)) if found[2] is None else found[2]
                 for found in rows.found
             ]
-        ).take(_numbers(order))
-    return at[order], series.take(_numbers(order)), single
+        ).take(numbers(order))
+    return at[order], series.take(numbers(order)), single
 
 
-def _repeated(rows: _Rows, at: Any, again: Any, firsts: Any) -> None:
+def _repeated(rows: Rows, at: Any, again: Any, firsts: Any) -> None:
     lines = rows.names.column("line")
     for place, first in zip(again.tolist(), firsts.tolist(), strict=True):
         row = int(at[place])
@@ -534,7 +398,7 @@ def _repeated(rows: _Rows, at: Any, again: Any, firsts: Any) -> None:
 
 
 def _subsets(
-    rows: _Rows, at: Any, first: Any, inverse: Any, single: pa.Array
+    rows: Rows, at: Any, first: Any, inverse: Any, single: pa.Array
 ) -> pa.Array:
     """Give the objects that are meant of each series; null where it is the whole."""
     import numpy as np
@@ -561,7 +425,7 @@ def _subsets(
 
 
 def _judged(
-    rows: _Rows,
+    rows: Rows,
     at: Any,
     series: pa.Array,
     missing: Any,
@@ -575,7 +439,7 @@ def _judged(
     import numpy as np
 
     which = np.flatnonzero(missing)
-    names = unpack_uuids(series.take(_numbers(which))).to_pylist()
+    names = unpack_uuids(series.take(numbers(which))).to_pylist()
     lives = histories(widest(release), "crdc_series_uuid", list(dict.fromkeys(names)))
     taken: dict[str, int] = {}
     extra = np.full(len(at), -1, np.int64)
@@ -610,25 +474,3 @@ def _judge(
         held = life.releases_of(uuid)
         return f"belongs to {held}, not {number}; its own bytes are taken", True
     return _absent(uuid, life, release), False
-
-
-def _numbers(places: np.ndarray[Any, Any]) -> pa.Array:
-    """Give places as an Arrow array, without a copy."""
-    import numpy as np
-    import pyarrow as pa
-
-    data = np.ascontiguousarray(places, np.int64)
-    return pa.Array.from_buffers(pa.int64(), len(data), [None, pa.py_buffer(data)])
-
-
-def _one(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """Give a column as one array."""
-    import pyarrow as pa
-
-    if isinstance(column, pa.Array):
-        return column
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    if column.num_chunks:
-        return pa.concat_arrays(column.chunks)
-    return pa.array([], column.type)

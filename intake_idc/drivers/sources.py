@@ -8,14 +8,16 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from intake.source.base import Schema
 
-from intake_idc.cohort import Cohort, open_cohort, open_idc, open_lock, open_manifest
+from intake_idc.cohort import Cohort, open_idc, open_lock, open_manifest
 from intake_idc.cohort.bodies import body_pin, is_body, load_body
 from intake_idc.drivers.pinned import Pinned, Version
 from intake_idc.errors import RequestError
+from intake_idc.formats.reading import BIGQUERY
 from intake_idc.release import Release, open_release
 from intake_idc.selection import Selection
 from intake_idc.storage import resolve_mirror
@@ -23,6 +25,7 @@ from intake_idc.storage import resolve_mirror
 if TYPE_CHECKING:
     import pandas as pd
 
+    from intake_idc.formats.reading import Kind
     from intake_idc.storage import EngineName
 
 __all__ = ["IDCCohort", "IDCLock", "IDCManifest", "IDCTable"]
@@ -264,6 +267,8 @@ class IDCCohort(_CohortSource):
         """The cohort itself, free of Intake."""
         places = {"tables": self._tables, "digest": self._digest}
         if self._body is not None:
+            from intake_idc.cohort.bodies import open_cohort
+
             asked = open_cohort(
                 self._body,
                 idc_version=self.idc_version,
@@ -346,12 +351,21 @@ def _refuse_misspelt(columns: Mapping[str, Any]) -> None:
 
 
 class IDCManifest(_CohortSource):
-    """Driver ``idc_manifest``: the series that an s5cmd manifest names.
+    """Driver ``idc_manifest``: the series that a manifest of any dialect names.
 
     Parameters
     ----------
-    urlpath : str
-        A file, or a URL that fsspec reads.
+    urlpath : str or list of str
+        A file, a pattern of files, or a URL that fsspec reads; several are parts of
+        one manifest.
+    names : list of str
+        In the place of a file: series, studies or objects by uuid, UID or URL.
+    kind : str, optional
+        The dialect, or what each name is; see `open_manifest`.
+    objects : str, optional
+        A table of objects, which tells their series; see `open_manifest`.
+    drs : bool
+        Whether the DRS server of the CRDC is asked for the series of objects.
     idc_version : int or "current", optional
         The release that the cohort belongs to; by default the one that the
         manifest's header names, else the current one.
@@ -365,9 +379,13 @@ class IDCManifest(_CohortSource):
 
     def __init__(
         self,
-        urlpath: str | None = None,
+        urlpath: str | list[str] | None = None,
         idc_version: Version | None = None,
         *,
+        names: list[str] | None = None,
+        kind: Kind | None = None,
+        objects: str | None = None,
+        drs: bool = False,
         problems: Literal["raise", "report"] = "raise",
         tables: str | None = None,
         digest: str | Mapping[str, str] | None = None,
@@ -384,19 +402,38 @@ class IDCManifest(_CohortSource):
             storage_options=storage_options,
             metadata=metadata,
         )
-        if urlpath is None:
-            msg = "an idc_manifest needs the path of a manifest (urlpath)"
+        if (urlpath is None) == (names is None):
+            msg = "an idc_manifest needs the path of a manifest (urlpath), or names"
             raise RequestError(msg)
-        self._path, self._tables, self._problems = _whole(urlpath), tables, problems
+        # A catalog is data: it does not say which hosts are asked.
+        if drs not in (True, False):
+            msg = f"drs is true or false in a catalog; got {drs!r}"
+            raise RequestError(msg)
+        self._given: Any = names
+        if urlpath is not None:
+            self._given = _parts(urlpath)
+        self._kind, self._drs = kind, drs
+        self._objects = None if objects is None else _whole(objects)
+        self._tables, self._problems = tables, problems
         self._digest = digest
         if idc_version is None:
             idc_version = self._opened(None).idc_version
         self.idc_version = open_release(idc_version, tables, digest).idc_version
-        self._pin(urlpath=self._path, idc_version=self.idc_version)
+        pinned: dict[str, Any] = {"idc_version": self.idc_version}
+        if urlpath is not None:
+            given = self._given
+            several = isinstance(given, list)
+            pinned["urlpath"] = [str(each) for each in given] if several else given
+        if self._objects is not None:
+            pinned["objects"] = self._objects
+        self._pin(**pinned)
 
     def _opened(self, idc_version: int | None) -> Cohort:
         return open_manifest(
-            self._path,
+            self._given,
+            kind=self._kind,
+            objects=self._objects,
+            drs=self._drs,
             idc_version=idc_version,
             tables=self._tables,
             digest=self._digest,
@@ -415,6 +452,23 @@ class IDCManifest(_CohortSource):
     def query(self, condition: str) -> Cohort:
         """Narrow by one SQL condition; see `Cohort.query`."""
         return self.cohort.query(condition)
+
+
+def _parts(urlpath: str | list[str]) -> str | list[Path]:
+    """Give one path or URL, or the paths of the parts of one manifest, whole."""
+    if not isinstance(urlpath, list | tuple):
+        if urlpath.startswith(BIGQUERY):
+            msg = (
+                "a table of BigQuery is read with the credentials of whoever reads, "
+                "which a catalog does not ask for; use open_manifest"
+            )
+            raise RequestError(msg, urlpath=urlpath)
+        return _whole(urlpath)
+    urls = [each for each in urlpath if "://" in str(each)]
+    if urls or not urlpath:
+        msg = f"the parts of a manifest are files of this machine; got {urlpath!r}"
+        raise RequestError(msg)
+    return [Path(_whole(each)) for each in urlpath]
 
 
 def _whole(urlpath: object) -> str:

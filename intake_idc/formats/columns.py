@@ -135,7 +135,7 @@ def named(columns: Sequence[Column]) -> bool:
 
 # Without a header: what the cells look like.
 
-_UID_LIKE = re.compile(r"[0-9]{1,2}(?:\.[0-9]+){3,}")
+_UID_LIKE = re.compile(rf"(?=(?:[0-9]+\.){{3}}){UID}")
 _UUID = re.compile(UUID)
 _RELEASE = re.compile(r"(?:idc_)?v?(\d{1,4})(?:\.0+)?")
 _RELEASE_LIKE = re.compile(r"\d{1,3}\.0(?:; ?\d{1,3}\.0)*")
@@ -174,9 +174,10 @@ def guessed(rows: Sequence[Sequence[str]]) -> list[Column]:
         looks.append(kinds.pop() if len(kinds) == 1 else "")
     uids = [index for index, look in enumerate(looks) if look == "uid"]
     uuids = [index for index, look in enumerate(looks) if look == "uuid"]
-    found = _uids(uids) + _uuids(uuids, uids, rows)
-    if len(found) != len(uids) + len(uuids):
+    by_uid, by_uuid = _uids(uids, looks), _uuids(uuids, uids, rows)
+    if bool(by_uid) != bool(uids) or len(by_uuid) != len(uuids):
         return []
+    found = by_uid + by_uuid
     for index, look in enumerate(looks):
         if look == "place":
             found.append((index, "place"))
@@ -186,11 +187,22 @@ def guessed(rows: Sequence[Sequence[str]]) -> list[Column]:
     return sorted(columns) if named(columns) else []
 
 
-def _uids(places: list[int]) -> list[tuple[int, Role]]:
-    if len(places) == 1:
-        return [(places[0], "uid")]
+def _uids(places: list[int], looks: Sequence[str]) -> list[tuple[int, Role]]:
+    """Tell UIDs by where they stand: those of study and series are neighbours.
+
+    One in front of them is a PatientID: some collections have such as look like UIDs.
+    """
     roles: list[Role] = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
-    return list(zip(places, roles, strict=False)) if len(places) <= len(roles) else []
+    pair = next((index for index, at in enumerate(places) if at + 1 in places), None)
+    if pair is not None:
+        places = places[pair:]
+        return (
+            list(zip(places, roles, strict=False)) if len(places) <= len(roles) else []
+        )
+    if len(places) == 2 and any(looks[places[0] + 1 : places[1]]):  # noqa: PLR2004
+        # The portal has that of the object last, behind uuids and URLs.
+        return [(places[1], "SOPInstanceUID")]
+    return [(places[-1], "uid")] if 1 <= len(places) <= 2 else []  # noqa: PLR2004
 
 
 def _uuids(

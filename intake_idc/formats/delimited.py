@@ -24,7 +24,6 @@ from intake_idc.formats.columns import (
     WOULD_DO,
     identifies,
     named,
-    plain,
 )
 from intake_idc.formats.encodings import plain_text
 from intake_idc.formats.front import PREAMBLE, Front, front_of
@@ -209,17 +208,18 @@ class _Table:
 
     def _repeats_header(self, text: str) -> bool:
         """Say whether a line has the column names again: parts were put together."""
-        if not self.front.header or self.front.header[0][:1] not in text:
+        header = self.front.header
+        if not header or len(text) > LONGEST_FRONT:
             return False
-        cells = cells_of(text, self.front.delimiter)
-        return [*map(plain, cells or [])] == [*map(plain, self.front.header)]
+        cells = cells_of(text, self.front.delimiter) or []
+        return [*map(_bare, cells)] == [*map(_bare, header)]
 
     def _looks_like_rows_above(self, block: bytes) -> bool:
         """Say whether a block may hold a preamble or header that passes for a row."""
         front = self.front
         if not self.any_text_will_do:
             return False
-        name = front.columns[0].header.encode("utf-8", "replace").lower()
+        name = _bare(front.columns[0].header)
         return bool(_PREAMBLE_BYTES.search(block)) or name in block.lower()
 
     # Many lines at once.
@@ -324,6 +324,11 @@ class _Table:
 
 
 _LEVEL_OF_PATIENTS = 3
+
+
+def _bare(cell: str) -> bytes:
+    """Give a column name as rows that repeat it are looked for, in any case."""
+    return cell.strip("\ufeff \t\"'").encode("utf-8", "replace").lower()
 
 
 class _Rows:

@@ -14,8 +14,16 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from intake_idc.arrow import binary, integers, texts, uuids_at
+from intake_idc.arrow import binary, integers, texts
 from intake_idc.formats import UUID_NAMES, Problem
+from intake_idc.formats.cells import (
+    Cells,
+    bools,
+    coded_texts,
+    indices,
+    numbers,
+    uuids_in,
+)
 from intake_idc.formats.columns import placed, release_numbers
 from intake_idc.formats.places import (
     BUCKETS,
@@ -126,7 +134,7 @@ class Gatherer:
             return
         batch = _Batch(len(lines))
         for column, array in zip(self.columns, cells, strict=True):
-            batch.read(column, _Cells(array))
+            batch.read(column, Cells(array))
         batch.settle(self.level, self._needs)
         reasons = batch.reasons
         for at in sorted(reasons):
@@ -184,86 +192,6 @@ def _needed(columns: Sequence[Column]) -> int:
     return 1 if roles & {"SeriesInstanceUID", "place"} else 2
 
 
-class _Cells:
-    """Texts of a column: their bytes, and where each begins and how long it is."""
-
-    def __init__(self, array: pa.Array) -> None:
-        self.array = array
-        self._measure()
-        if self._has_margins():
-            import pyarrow.compute as pc
-
-            self.array = pc.utf8_trim_whitespace(array)
-            self._measure()
-
-    def _measure(self) -> None:
-        import numpy as np
-        import pyarrow as pa
-
-        array = self.array
-        width = np.int64 if pa.types.is_large_string(array.type) else np.int32
-        _, ends, data = array.buffers()
-        count = len(array)
-        if ends is None or not count:
-            offsets = np.zeros(count + 1, width)
-        else:
-            offsets = np.frombuffer(ends, width)[array.offset :][: count + 1]
-        self.letters = np.frombuffer(data or b"", np.uint8)
-        self.starts = offsets[:-1].astype(np.int64)
-        self.lengths = np.diff(offsets)
-        if array.null_count:
-            self.lengths = np.where(bools(array.is_valid()), self.lengths, 0)
-
-    def _has_margins(self) -> bool:
-        there = self.lengths > 0
-        starts = self.starts[there]
-        ends = starts + self.lengths[there] - 1
-        for at in (starts, ends):
-            letters = self.letters[at]
-            if ((letters <= ord(" ")) | (letters > ord("~"))).any():
-                return True
-        return False
-
-    def at(self, row: int) -> str:
-        start = int(self.starts[row])
-        data = self.letters[start : start + int(self.lengths[row])].tobytes()
-        return data.decode("utf-8", "replace")
-
-    def masked(self, mask: Array) -> pa.Array:
-        """Give the texts where the mask holds, and null elsewhere; without a copy."""
-        import numpy as np
-        import pyarrow as pa
-
-        array = self.array
-        bits = np.packbits(
-            np.concatenate([np.zeros(array.offset, bool), mask]), bitorder="little"
-        )
-        buffers = [pa.py_buffer(bits), *array.buffers()[1:]]
-        made = pa.Array.from_buffers(array.type, len(array), buffers, -1, array.offset)
-        large = pa.types.is_large_string(array.type)
-        return made.cast(pa.string()) if large else made
-
-
-def bools(array: pa.Array) -> Array:
-    """Give an array of truth values without loading pandas; null is False."""
-    import numpy as np
-
-    if not len(array):
-        return np.zeros(0, bool)
-    there, values = array.buffers()
-    found = _bits(values, array.offset, len(array))
-    if array.null_count:
-        found = found & _bits(there, array.offset, len(array))
-    return found
-
-
-def _bits(buffer: pa.Buffer, offset: int, count: int) -> Array:
-    import numpy as np
-
-    bits = np.unpackbits(np.frombuffer(buffer, np.uint8), bitorder="little")
-    return bits[offset : offset + count].astype(bool)
-
-
 class _Batch:
     """Rows at hand: names found so far, and what is wrong."""
 
@@ -277,7 +205,7 @@ class _Batch:
 
     # Reading a column.
 
-    def read(self, column: Column, cells: _Cells) -> None:
+    def read(self, column: Column, cells: Cells) -> None:
         """Take what a column says."""
         import numpy as np
 
@@ -305,19 +233,19 @@ class _Batch:
         reasons = self._weakly if column.weak else self.reasons
         reasons.setdefault(at, reason)
 
-    def _read_uuids(self, name: str, cells: _Cells) -> Array:
+    def _read_uuids(self, name: str, cells: Cells) -> Array:
         """Take cells that are uuids; give which are something else."""
         sized = cells.lengths == UUID_LENGTH
-        rows, mask = _uuids(cells, sized)
+        rows, mask = uuids_in(cells, sized)
         if (sized & ~mask).any():
             # Upper case differs from lower case by one bit.
             upper = (cells.letters >= ord("A")) & (cells.letters <= ord("F"))
             cells.letters = cells.letters | (upper << 5).astype(cells.letters.dtype)
-            rows, mask = _uuids(cells, sized)
+            rows, mask = uuids_in(cells, sized)
         self._found_uuids(name, rows, mask)
         return (cells.lengths > 0) & ~mask
 
-    def _read_uids(self, name: str, cells: _Cells) -> Array:
+    def _read_uids(self, name: str, cells: Cells) -> Array:
         import pyarrow.compute as pc
 
         found = bools(pc.match_substring_regex(cells.array, f"^(?:{UID})$"))
@@ -325,7 +253,7 @@ class _Batch:
         self._found_texts(name, cells.masked(good))
         return (cells.lengths > 0) & ~good
 
-    def _read_places(self, cells: _Cells) -> Array:
+    def _read_places(self, cells: Cells) -> Array:
         import pyarrow.compute as pc
 
         there = cells.lengths > 0
@@ -333,13 +261,13 @@ class _Batch:
         common = bools(found.is_valid()) & there
         if common.any():
             for index, field in enumerate(found.type):
-                part = _Cells(found.field(index))
-                rows, mask = _uuids(part, common & (part.lengths == UUID_LENGTH))
+                part = Cells(found.field(index))
+                rows, mask = uuids_in(part, common & (part.lengths == UUID_LENGTH))
                 name = field.name if field.name == "uuid" else f"crdc_{field.name}_uuid"
                 self._found_uuids(name, rows, mask)
         return there & ~common
 
-    def _read_singly(self, column: Column, cells: _Cells, left: Array) -> None:
+    def _read_singly(self, column: Column, cells: Cells, left: Array) -> None:
         """Read cells one by one, and say what is wrong with those that name nothing."""
         import numpy as np
 
@@ -365,7 +293,7 @@ class _Batch:
             else:
                 self._found_texts(name, texts([*map(values.get, range(self.count))]))
 
-    def _read_patients(self, cells: _Cells) -> None:
+    def _read_patients(self, cells: Cells) -> None:
         import numpy as np
 
         there = cells.lengths > 0
@@ -383,35 +311,37 @@ class _Batch:
             )
         self._found_texts("PatientID", cells.masked(there))
 
-    def _read_collections(self, cells: _Cells) -> None:
+    def _read_collections(self, cells: Cells) -> None:
         """Take collections as IDC spells them; of several in a cell none is taken."""
 
         def normal(cell: str) -> str | None:
             cell = re.sub(r"[\s-]+", "_", cell.strip().lower())
             return None if ";" in cell or cell in _NOTHING else cell
 
-        codes, values = _coded(cells)
-        found = texts([*map(normal, values), None]).take(_indices(codes))
+        codes, values = coded_texts(cells)
+        found = texts([*map(normal, values), None]).take(indices(codes))
         if "collection_id" in self._texts:
             import pyarrow.compute as pc
 
             found = pc.coalesce(self._texts["collection_id"], found)
         self._texts["collection_id"] = found
 
-    def _read_releases(self, column: Column, cells: _Cells) -> None:
+    def _read_releases(self, column: Column, cells: Cells) -> None:
         import numpy as np
 
-        codes, values = _coded(cells)
-        numbers: list[int | None] = []
+        codes, values = coded_texts(cells)
+        latest: list[int | None] = []
+        bad: list[int] = []
         for code, value in enumerate(values):
             cell = _unwrapped(value)
             found = [] if cell.lower() in _NOTHING else release_numbers(cell)
-            numbers.append(max(found, default=None) if found else None)
+            latest.append(max(found, default=None) if found else None)
             if found is None:
-                for at in np.flatnonzero(codes == code).tolist():
-                    reason = f"{column.header} {shown(cell)} is no release, such as 14"
-                    self._wrong(column, at, reason)
-        releases = integers([*numbers, None]).take(_indices(codes))
+                bad.append(code)
+        for at in np.flatnonzero(np.isin(codes, bad)).tolist():
+            reason = f"{column.header} {shown(values[codes[at]])} is no release, as 14"
+            self._wrong(column, at, reason)
+        releases = integers([*latest, None]).take(indices(codes))
         if self._releases is None:
             self._releases = releases
 
@@ -499,7 +429,7 @@ class _Batch:
         import numpy as np
         import pyarrow as pa
 
-        made: dict[str, pa.Array] = {"line": _numbers(lines)}
+        made: dict[str, pa.Array] = {"line": numbers(lines)}
         for name in (*UUID_NAMES, "uuid"):
             if name in self._uuids:
                 made[name] = binary(*self._uuids[name])
@@ -542,46 +472,3 @@ def _unwrapped(cell: str) -> str:
     if len(cell) > 1 and cell[0] == cell[-1] and cell[0] in "'\"":
         cell = cell[1:-1].strip()
     return cell.removeprefix("'")
-
-
-def _uuids(cells: _Cells, sized: Array) -> tuple[Array, Array]:
-    """Read uuids where cells have their length; give rows of 16 bytes, and which."""
-    import numpy as np
-
-    rows = np.zeros((len(sized), 16), np.uint8)
-    mask = np.zeros(len(sized), bool)
-    if sized.all() and len(sized):
-        return uuids_at(cells.letters, cells.starts)
-    if sized.any():
-        rows[sized], mask[sized] = uuids_at(cells.letters, cells.starts[sized])
-    return rows, mask
-
-
-def _coded(cells: _Cells) -> tuple[Array, list[str]]:
-    """Give the number of each cell's value, -1 for none, and the values."""
-    import numpy as np
-
-    coded = cells.array.dictionary_encode()
-    _, data = coded.indices.buffers()
-    codes = np.frombuffer(data, np.int32)[coded.indices.offset :][: len(coded)]
-    codes = np.where(cells.lengths > 0, codes, -1)
-    return codes, [value or "" for value in coded.dictionary.to_pylist()]
-
-
-def _indices(codes: Array) -> pa.Array:
-    """Give codes as indices into values with a null behind them."""
-    import numpy as np
-    import pyarrow as pa
-
-    codes = np.ascontiguousarray(codes, np.int32)
-    held = pa.py_buffer(np.packbits(codes >= 0, bitorder="little"))
-    data = pa.py_buffer(np.where(codes >= 0, codes, 0).astype(np.int32))
-    return pa.Array.from_buffers(pa.int32(), len(codes), [held, data])
-
-
-def _numbers(lines: Array) -> pa.Array:
-    import numpy as np
-    import pyarrow as pa
-
-    data = pa.py_buffer(np.ascontiguousarray(lines, np.int64))
-    return pa.Array.from_buffers(pa.int64(), len(lines), [None, data])

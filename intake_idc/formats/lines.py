@@ -66,7 +66,7 @@ COMMANDS = [
 ]  # fmt: skip
 """How a line may begin that copies from a bucket."""
 VERBS = {words[0] for words in COMMANDS}
-SETTINGS = {"set -eu", "set -e", "set -u"}
+_ASIDE = re.compile(r"(?:set|export|mkdir|cd)\s(?!.*://).*")
 """Lines of a shell script that name nothing."""
 HEADER_CELLS = {"f0_", "study_manifest_cp_command"}
 """Column names that an export leaves on a line of their own."""
@@ -181,7 +181,8 @@ class _Reader:
                 line = block[starts[at] : starts[at] + lengths[at]]
                 left[at] = False
                 if self._line(self._lines + 1 + at, line):
-                    grown = True
+                    # It is read once more, with those that are like it.
+                    left[at] = grown = True
                     break
             if not grown:
                 break
@@ -204,11 +205,13 @@ class _Reader:
         if form is None:
             return False
         self._forms.append(form)
+        self._named.pop()
+        self._counted -= 1
         return True
 
     def gather(self, alike: list[tuple[_Form, Any, dict[str, Any]]] = ()) -> None:  # type: ignore[assignment]
         """Put the rows of a block together, in the order of their lines."""
-        tables = [_alike(numbers, uuids) for _, numbers, uuids in alike]
+        tables = _alike([(numbers, uuids) for _, numbers, uuids in alike])
         if self._named:
             tables.append(_of_names(self._named))
             self._named = []
@@ -230,7 +233,7 @@ class _Reader:
             number, line, records = self._announced
             reason = f"announces {records:,} records; {self._counted:,} lines follow"
             self.problems.append(Problem(number, line[:200], reason, rejected=False))
-        empty = pa.table({"line": pa.array([], pa.int64())})
+        empty = pa.table({"line": integers([])})
         return Listing(
             self._kind,
             pa.concat_tables([empty, *self._gathered], promote_options="default"),
@@ -249,7 +252,7 @@ class _Reader:
         if self._in_settings:
             self._setting(number, line)
             return None
-        if line in HEADER_CELLS or line in SETTINGS:
+        if line in HEADER_CELLS or _ASIDE.fullmatch(line):
             return None
         self._counted += 1
         if len(line) > LONGEST_LINE:
@@ -404,14 +407,28 @@ def _matches(
     return found[good], {name: rows[good] for name, rows in uuids.items()}
 
 
-def _alike(numbers: Any, uuids: dict[str, Any]) -> pa.Table:
+def _alike(found: list[tuple[Any, dict[str, Any]]]) -> list[pa.Table]:
+    """Give the rows of each form as a table; forms with the same names as one."""
+    import numpy as np
     import pyarrow as pa
 
-    columns = {name: binary(rows) for name, rows in uuids.items()}
-    line = pa.Array.from_buffers(
-        pa.int64(), len(numbers), [None, pa.py_buffer(numbers.astype("int64"))]
-    )
-    return pa.table({"line": line, **columns})
+    groups: dict[tuple[str, ...], list[tuple[Any, dict[str, Any]]]] = {}
+    for each in found:
+        groups.setdefault(tuple(each[1]), []).append(each)
+    tables = []
+    for names, of in groups.items():
+        numbers = np.concatenate([each[0] for each in of], dtype=np.int64)
+        rows = {name: np.concatenate([each[1][name] for each in of]) for name in names}
+        if len(of) > 1:
+            order = np.argsort(numbers)
+            numbers = numbers[order]
+            rows = {name: values[order] for name, values in rows.items()}
+        line = pa.Array.from_buffers(
+            pa.int64(), len(numbers), [None, pa.py_buffer(numbers)]
+        )
+        columns = {name: binary(values) for name, values in rows.items()}
+        tables.append(pa.table({"line": line, **columns}))
+    return tables
 
 
 def _of_names(rows: list[tuple[int, dict[str, str]]]) -> pa.Table:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from intake_idc.formats.source import Bytes
 
-__all__ = ["KINDS", "Kind", "read"]
+__all__ = ["BIGQUERY", "KINDS", "Kind", "read"]
 
 Kind = Literal[
     "lines", "s5cmd", "urls", "aws", "gcloud", "tcia",
@@ -29,6 +29,8 @@ Kind = Literal[
 
 KINDS: tuple[str, ...] = get_args(Kind)
 
+BIGQUERY = "bigquery://"
+"""How the name of a table in BigQuery begins."""
 _LINES = {"lines", "s5cmd", "urls", "aws", "gcloud"}
 _IDENTIFIERS: tuple[str, ...] = get_args(lines.Identifier)
 _SAME = {"drs": "csv", "api-v2": "json"}
@@ -42,7 +44,8 @@ def read(given: Any, kind: str | None = None) -> list[Listing]:
     given : path, URL, sequence of them, table, data frame, or sequence of texts
         A file may be packed (gzip, bzip2, xz, zip), and its name may be a pattern,
         such as ``"manifest_Part*.csv"``. A sequence of texts is read as the lines of a
-        list, unless every one is a file that is there.
+        list, unless every one is a file that is there. A table in BigQuery is named
+        by ``bigquery://<project>.<dataset>.<table>``.
     kind : str, optional
         One of `KINDS`; by default it is known by the content.
 
@@ -63,6 +66,10 @@ def read(given: Any, kind: str | None = None) -> list[Listing]:
     if kind is not None and kind not in KINDS:
         msg = f"unknown kind of manifest {kind!r}; known are {', '.join(KINDS)}"
         raise RequestError(msg, kind=kind)
+    if isinstance(given, str) and given.startswith(BIGQUERY):
+        from intake_idc.formats import bigquery
+
+        return [replace(bigquery.read(given), part=given)]
     if isinstance(given, str | os.PathLike):
         return [_read(source, kind) for source in _sources(os.fspath(given))]
     if _is_table(given):
@@ -141,14 +148,6 @@ def _is_table(given: object) -> bool:
 
 
 def _of_table(given: Any) -> Listing:
-    import pyarrow as pa
-
     from intake_idc.formats import tabular
 
-    if not isinstance(given, pa.Table):
-        try:
-            given = pa.Table.from_pandas(given, preserve_index=False)
-        except (pa.ArrowException, TypeError, AttributeError) as error:
-            msg = f"a {type(given).__name__} cannot be read as a table: {error}"
-            raise RequestError(msg) from error
     return tabular.read_table(given)

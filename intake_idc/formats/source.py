@@ -42,10 +42,11 @@ HEAD = 64 << 10
 LARGEST = 16 << 30
 """Bytes that a manifest may unpack to: 200 million lines."""
 
+# What is opened here is closed with the file that it unpacks.
 _PACKED: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
     b"\x1f\x8b": lambda file: cast("IO[bytes]", gzip.GzipFile(fileobj=file)),
-    b"BZh": lambda file: cast("IO[bytes]", bz2.BZ2File(file)),
-    b"\xfd7zXZ\x00": lambda file: cast("IO[bytes]", lzma.LZMAFile(file)),
+    b"BZh": lambda file: cast("IO[bytes]", bz2.open(file)),  # noqa: SIM115
+    b"\xfd7zXZ\x00": lambda file: cast("IO[bytes]", lzma.open(file)),  # noqa: SIM115
 }
 _ZIP = b"PK\x03\x04"
 _EMPTY_ZIP = b"PK\x05\x06"
@@ -68,12 +69,13 @@ class Bytes(ABC):
         return self._first(HEAD)
 
     def _first(self, count: int) -> bytes:
-        found = b""
+        found, held = [], 0
         for block in self.blocks():
-            found += block
-            if len(found) >= count:
+            found.append(block)
+            held += len(block)
+            if held >= count:
                 break
-        return found[:count]
+        return b"".join(found)[:count]
 
     def read(self, limit: int) -> bytes:
         """Give all bytes.

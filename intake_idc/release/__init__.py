@@ -215,6 +215,10 @@ class Release(Rows):
         """Names of the index tables: those at hand, and those that can be fetched."""
         return self._tables.all_names
 
+    def local_table(self, table: str) -> Path | None:
+        """Give the path of a table that is at hand, else None; nothing is fetched."""
+        return self._tables.local(table)
+
     @property
     def _database(self) -> Database:
         return database(self._tables)

@@ -184,7 +184,7 @@ class Members:
 
         self.uuids = uuids
         high, self._low = _halves(uuids)
-        self._order = np.argsort(high, kind="stable")
+        self._order = np.argsort(high)
         self._high = high[self._order]
 
     def __len__(self) -> int:
@@ -205,7 +205,7 @@ class Members:
             return places
         high, low = _halves(uuids)
         # In order, so that neighbours are looked for among neighbours.
-        asked = np.argsort(high, kind="stable")
+        asked = np.argsort(high)
         sought, rest = high[asked], low[asked]
         at = np.searchsorted(self._high, sought)
         left = np.arange(len(asked))
@@ -243,7 +243,7 @@ def members(release: Release) -> Members:
         found = db.arrow(f"SELECT crdc_series_uuid FROM ({sql})").column(0)
         chunks = [packed_uuids(chunk, release.source) for chunk in found.chunks]
         return Members(
-            pa.concat_arrays(chunks) if chunks else pa.array([], pa.binary(16))
+            pa.concat_arrays(chunks) if chunks else pa.nulls(0, pa.binary(16))
         )
 
     return db.remembered(("members", release.idc_version), read)
@@ -312,7 +312,7 @@ def named(
         tables={"asked": pa.table(columns)},
     ).combine_chunks()
     if not found.num_rows:
-        return found.column("position").to_numpy(), pa.array([], pa.binary(16))
+        return found.column("position").to_numpy(), pa.nulls(0, pa.binary(16))
     places = found.column("position").to_numpy()
     return places, packed_uuids(
         found.column("crdc_series_uuid").chunk(0), release.source
