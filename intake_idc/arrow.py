@@ -1,7 +1,7 @@
-"""Arrow arrays of Python values, made without pandas.
+"""Arrow arrays of Python values and of numpy's, and back, made without pandas.
 
-`pyarrow.array` imports pandas to look at a list: 0.1 s, where opening a lock of
-50,000 series takes 0.2.
+`pyarrow.array` imports pandas to look at a list, and `Array.to_numpy` to make an array:
+0.1 s and 40 MB, where opening a lock of 50,000 series takes 0.2.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "binary",
+    "bools",
     "integers",
     "is_text",
     "lists",
+    "numbers",
+    "numpy_of",
     "pack_uuids",
     "packed",
     "texts",
@@ -56,6 +59,45 @@ def integers(values: Sequence[int | None]) -> pa.Array:
 
     data = array("q", [value or 0 for value in values])
     return _array(pa.int64(), values, [data])
+
+
+def numbers(values: np.ndarray[Any, Any]) -> pa.Array:
+    """Give whole numbers of numpy as an array of int64, where it can without a copy."""
+    import numpy as np
+    import pyarrow as pa
+
+    data = pa.py_buffer(np.ascontiguousarray(values, np.int64))
+    return pa.Array.from_buffers(pa.int64(), len(values), [None, data])
+
+
+def numpy_of(array: pa.Array) -> np.ndarray[Any, Any]:
+    """Give numbers without nulls as an array of numpy, without a copy."""
+    import numpy as np
+
+    if not len(array):
+        return np.zeros(0, array.type.to_pandas_dtype())
+    data = np.frombuffer(array.buffers()[1], array.type.to_pandas_dtype())
+    return data[array.offset : array.offset + len(array)]
+
+
+def bools(array: pa.Array) -> np.ndarray[Any, Any]:
+    """Give an array of truth values as one of numpy; null is False."""
+    import numpy as np
+
+    if not len(array):
+        return np.zeros(0, bool)
+    there, values = array.buffers()
+    found = _bits(values, array.offset, len(array))
+    if array.null_count:
+        found = found & _bits(there, array.offset, len(array))
+    return found
+
+
+def _bits(buffer: pa.Buffer, offset: int, count: int) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    bits = np.unpackbits(np.frombuffer(buffer, np.uint8), bitorder="little")
+    return bits[offset : offset + count].astype(bool)
 
 
 def texts(values: Sequence[str | None]) -> pa.Array:
@@ -124,7 +166,7 @@ def pack_uuids(texts: pa.Array) -> tuple[pa.Array, np.ndarray[Any, Any]]:
     letters, ends = _letters(texts)
     good = np.diff(ends) == UUID_LENGTH
     if texts.null_count:
-        good &= texts.is_valid().to_numpy(zero_copy_only=False)
+        good &= bools(texts.is_valid())
     # What is too short to be one is read at a place where there is room.
     starts = ends[:-1] if good.all() else np.where(good, ends[:-1], 0)
     if not good.any():
@@ -244,7 +286,7 @@ def unpack_uuids(packed: pa.Array) -> pa.Array:
     ends = np.arange(0, (count + 1) * UUID_LENGTH, UUID_LENGTH, dtype=np.int32)
     bits = None
     if packed.null_count:
-        there = packed.is_valid().to_numpy(zero_copy_only=False)
+        there = bools(packed.is_valid())
         bits = pa.py_buffer(np.packbits(there, bitorder="little"))
     buffers = [bits, pa.py_buffer(ends), pa.py_buffer(out)]
     return pa.Array.from_buffers(pa.string(), count, buffers)

@@ -1,4 +1,4 @@
-"""Files that are there only when they are whole."""
+"""Paths that hold in any folder, and files that are there only when they are whole."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["beside"]
+__all__ = ["beside", "whole_path"]
+
+
+def whole_path(path: str | os.PathLike[str]) -> str:
+    """Give a path whole, which is read from another folder too; a URL as it is."""
+    text = os.fspath(path)
+    if "://" in text or "::" in text:
+        return text
+    return os.path.abspath(text)  # noqa: PTH100
 
 
 @contextmanager

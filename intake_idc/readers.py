@@ -141,8 +141,12 @@ class IDCSelection(_Described):
         self.conditions: list[Any] = list(conditions) if several else [conditions]
         self.release, self.tables = release, tables
         self.digest, self.mirror = digest, mirror
-        self.body, self.export = body, export
+        from intake_idc.cohort.bodies import lasting_body
+        from intake_idc.files import whole_path
         from intake_idc.release import Release
+
+        self.body = None if body is None else lasting_body(body)
+        self.export = None if export is None else whole_path(export)
 
         cohort = self.open()
         self.release, self.tables = cohort.idc_version, cohort.rows.spec
@@ -187,8 +191,10 @@ class IDCManifest(_Described, FileData):
     release : int or "current", optional
         The release that the cohort belongs to; by default the one that the
         manifest's header names, else the current one.
-    kind, problems, tables
+    kind, problems, tables, digest, objects
         See `open_manifest`.
+    drs : bool
+        Whether the DRS server of the CRDC is asked for the series of objects.
     mirror
         As for `IDCSelection`.
     """
@@ -205,12 +211,17 @@ class IDCManifest(_Described, FileData):
         kind: Kind | None = None,
         problems: Literal["raise", "report"] = "raise",
         tables: str | None = None,
+        digest: str | Mapping[str, str] | None = None,
+        objects: str | None = None,
+        drs: bool = False,
         mirror: str | Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         FileData.__init__(self, str(url), metadata=metadata)
-        self.release, self.tables, self.kind = release, tables, kind
-        self.problems, self.mirror = problems, mirror
+        self.release, self.kind, self.problems = release, kind, problems
+        self.tables, self.digest = tables, digest
+        self.objects, self.mirror = objects, mirror
+        self.drs: Any = drs
         self.release = self.open().idc_version
 
     def open(self) -> Cohort:
@@ -222,11 +233,17 @@ class IDCManifest(_Described, FileData):
         if self.url.startswith(BIGQUERY):
             msg = "a table of BigQuery needs credentials; use open_manifest"
             raise RequestError(msg, url=self.url)
+        if not isinstance(self.drs, bool):
+            msg = f"drs is true or false in a catalog; got {self.drs!r}"
+            raise RequestError(msg, argument="drs")
         cohort = open_manifest(
             self.url,
             kind=self.kind,
             idc_version=self.release,
             tables=self.tables,
+            digest=self.digest,
+            objects=self.objects,
+            drs=self.drs,
             problems=self.problems,
         )
         return _read_from(self.mirror, cohort)

@@ -2,7 +2,7 @@
 
 `OBJECTS` are rows of ``dicom_pivot`` (a segmentation has one for each segment); from
 them come the index tables of release 25, and its Parquet export. Release 24 had one
-series with other bytes.
+series with other bytes, and release 23 one more, which was withdrawn.
 """
 
 from __future__ import annotations
@@ -287,6 +287,14 @@ PRIOR = {
     "max_idc_version": 24,
 }
 
+WITHDRAWN = PRIOR | {
+    "SeriesInstanceUID": "1.2.3.9",
+    "Modality": "MR",
+    "crdc_series_uuid": uuid("series", 9),
+    "series_aws_url": f"s3://idc-open-data-two/{uuid('series', 9)}/*",
+    "max_idc_version": 23,
+}
+
 
 def write_tables(folder: Path) -> Path:
     """Write the index tables of release 25."""
@@ -300,7 +308,7 @@ def write_tables(folder: Path) -> Path:
         ]
     )  # fmt: skip
     _write(folder / "idc_index.parquet", rows, schema)
-    _write(folder / "prior_versions_index.parquet", [PRIOR])
+    _write(folder / "prior_versions_index.parquet", [PRIOR, WITHDRAWN])
     names = ("cancer_types", "tumor_locations", "species", "program_id")
     _write(
         folder / "collections_index.parquet",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from dask.base import tokenize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_difference import write_tables
@@ -140,6 +141,18 @@ def test_the_sample_by_bytes_and_by_name():
         NEW.search(Modality=["CT", "MR"])
     )
     assert names(OLD - NEW) == names(OLD.search(Modality=["ANN", "CT"]))
+
+
+def test_two_revisions_in_a_list_both_stay():
+    both = OLD | NEW
+    assert len(both) == len(set(names(both))) == len(set(both.keys())) + 1
+    nothing = NEW - NEW
+    for by in BY:
+        assert names(nothing.union(both, by=by)) == names(both)
+        assert names(both.union(NEW, by=by)) == names(both)
+        assert names(both.intersection(both - nothing, by=by)) == names(both)
+    one_less = both.difference(NEW.search(Modality="CT"), by="SeriesInstanceUID")
+    assert len(one_less) == len(both) - 2
 
 
 def test_bytes_of_another_release_are_read_as_they_are(tmp_path):
@@ -289,6 +302,7 @@ def test_known_objects_stay_with_a_part():
     known = ct.with_instances(objects)
     assert (known - OLD).objects is not None
     assert (known | NEW).objects is None
+    assert tokenize(known) == tokenize(ct.with_instances(objects)) != tokenize(ct)
     assert len((known - OLD).to_dask().compute()) == 3
 
 
@@ -304,6 +318,27 @@ def some_objects(meant):
     uuids = pack_uuids(texts(own).cast(pa.large_string()))[0]
     rows = ListedRows(open_idc(2, tables=archive()).rows, uuids, "objects", only=only)
     return Cohort(rows)
+
+
+def test_known_objects_of_some_are_not_those_of_all(tmp_path):
+    ct = NEW.search(Modality="CT")
+    file = min(Path(ct.urls()[0]).iterdir())
+    listed = tmp_path / "one.txt"
+    listed.write_text(f"s3://intake-idc-sample/{names(ct)[0]}/{file.name}\n")
+    objects = pa.table(
+        {
+            "crdc_series_uuid": names(ct),
+            "crdc_instance_uuid": [file.stem],
+            "instance_size": [file.stat().st_size],
+        }
+    )
+    one = open_manifest(listed, idc_version=2, tables="sample", mirror="sample")
+    known = one.with_instances(objects)
+    for both in (known | ct, ct | known):
+        assert both.counts()["instances"] == len(both.to_dask().compute()) == 3
+    for same in (known | known, known & ct, known | one):
+        assert same.counts()["instances"] == len(same.to_dask().compute()) == 1
+    assert (known | one).objects == known.objects
 
 
 OBJECTS = st.dictionaries(

@@ -324,3 +324,10 @@ def test_a_cohort_writes_its_table(tmp_path, suffix):
     assert read(path).SeriesInstanceUID.tolist() == CT.keys()
     with pytest.raises(RequestError, match=r"\.csv or \.parquet"):
         CT.to_table(tmp_path / "c.xlsx")
+
+
+@pytest.mark.parametrize("beside", [re.compile("CT"), None, "CT"])
+def test_a_value_that_no_series_has_is_an_error_beside_others_that_some_have(beside):
+    pilot = open_idc(25).search(collection_id="rider_pilot")
+    with pytest.raises(UnknownValue, match="'XX'"):
+        len(pilot.search(Modality=["XX", beside]))

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import pickle
 import re
+from pathlib import Path
 
 import dask
 import intake
 import pandas as pd
+import pyarrow as pa
 import pydicom
 import pytest
 import yaml
+from api_release import OBJECTS, uuid, write_tables
 from dask.base import tokenize
+from pyarrow import parquet as pq
 
 import intake_idc
-from intake_idc.drivers import IDCCatalog, IDCCohort, IDCManifest, IDCTable
-from intake_idc.errors import MirrorError, RequestError, UnknownRelease, UnknownValue
+from intake_idc.drivers import IDCCatalog, IDCCohort, IDCManifest, IDCTable, sources
+from intake_idc.errors import (
+    ManifestError,
+    MirrorError,
+    RequestError,
+    UnknownRelease,
+    UnknownValue,
+)
 
 CAT = intake.open_catalog(intake_idc.catalog_path())
 OLD = 20
@@ -271,6 +281,15 @@ def test_intakes_own_add_keeps_a_source_as_it_is(tmp_path):
     assert (again.idc_version, len(again)) == (OLD, SERIES[OLD])
 
 
+def test_the_reference_lists_what_a_source_hands_on():
+    page = Path(__file__).parents[1] / "docs" / "reference" / "catalog.md"
+    listed = page.read_text().split("hands these on")[1].split("Everything else")[0]
+    verbs = re.findall(r"`(\w+)`", listed)
+    assert set(verbs) == sources._COHORT_VERBS
+    cohort = intake_idc.open_idc(1, tables="sample")
+    assert all(name in dir(cohort) for name in verbs)
+
+
 # Intake's verbs.
 
 
@@ -341,6 +360,169 @@ def test_a_release_is_written_down_and_opened_again(tmp_path):
     assert again.nlst(Modality="SM").idc_version == OLD
 
 
+# A manifest that is no file of its own, or several.
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Index tables of eight series, and a table of their objects."""
+    tables = write_tables(tmp_path_factory.mktemp("tables"))
+    columns = ("crdc_instance_uuid", "crdc_series_uuid", "SOPInstanceUID")
+    rows = [{column: row[column] for column in columns} for row in OBJECTS]
+    objects = tables / "objects.parquet"
+    pq.write_table(
+        pa.Table.from_pylist(rows).group_by([*columns]).aggregate([]), objects
+    )
+    return tables
+
+
+def entry_of(tmp_path, **arguments):
+    """A catalog entry, as somebody writes it."""
+    entry = {"driver": "idc_manifest", "args": arguments}
+    path = tmp_path / "entry.yml"
+    path.write_text(yaml.safe_dump({"sources": {"mine": entry}}))
+    return intake.open_catalog(str(path)).mine
+
+
+LISTED = {
+    "uuids of series": ([uuid("series", 4), uuid("series", 1)], None, 2),
+    "commands": ([f"cp s3://idc-open-data/{uuid('series', 4)}/* ."], None, 1),
+    "UIDs of studies": (["1.2.3", "1.2.1"], "StudyInstanceUID", 4),
+    "patients": (["rex", "TCGA-B"], "PatientID", 2),
+    "numbers for patients": (["TCGA-D"], "PatientID", 1),
+}
+
+
+@pytest.mark.parametrize(("names", "kind", "count"), LISTED.values(), ids=LISTED)
+def test_names_in_an_entry_are_a_manifest(tmp_path, small, names, kind, count):
+    said = {"names": names, "tables": str(small)} | ({"kind": kind} if kind else {})
+    source = entry_of(tmp_path, **said)
+    expected = intake_idc.open_manifest(names, kind=kind, tables=small)
+    assert len(source) == count
+    for again in (
+        source,
+        pickle.loads(pickle.dumps(source)),
+        reopened(source, tmp_path),
+        source(engine="fsspec"),
+    ):
+        assert again.idc_version == 25
+        assert again.cohort.keys() == expected.keys()
+    args = yaml.safe_load(source.yaml())["sources"]["mine"]["args"]
+    assert (args["names"], args.get("kind"), args["idc_version"]) == (names, kind, 25)
+    # The release is the entry's, and not that of the day on which it is read.
+    assert entry_of(tmp_path, **said, idc_version=24).idc_version == 24
+
+
+def test_the_kind_of_a_file_in_an_entry_is_as_it_says(tmp_path, small):
+    (tmp_path / "patients.txt").write_text("rex\nTCGA-B\n")
+    path = "{{ CATALOG_DIR }}/patients.txt"
+    source = entry_of(tmp_path, urlpath=path, kind="PatientID", tables=str(small))
+    assert source.cohort.keys() == ["1.2.5.7", "1.2.2.3"]
+    assert reopened(source, tmp_path).cohort.keys() == source.cohort.keys()
+    with pytest.raises(ManifestError):
+        entry_of(tmp_path, urlpath=path, tables=str(small))
+    with pytest.raises(RequestError, match="kind"):
+        entry_of(tmp_path, urlpath=path, kind="patients", tables=str(small))
+
+
+def test_several_parts_are_one_manifest(tmp_path, monkeypatch, small):
+    header = "SeriesInstanceUID,idc_version\n"
+    (tmp_path / "m_Part1.csv").write_text(f"{header}1.2.1.1,25.0\n")
+    (tmp_path / "m_Part2.csv").write_text("1.2.3.4,25.0\n")
+    monkeypatch.chdir(tmp_path)
+    parts = ["m_Part1.csv", Path("m_Part2.csv")]
+    for urlpath in (parts, tuple(parts), "m_Part*.csv"):
+        source = intake.open_idc_manifest(urlpath, tables=str(small))
+        monkeypatch.chdir("/")
+        for again in (
+            source,
+            pickle.loads(pickle.dumps(source)),
+            reopened(source, tmp_path),
+        ):
+            assert again.cohort.keys() == ["1.2.1.1", "1.2.3.4"]
+        monkeypatch.chdir(tmp_path)
+    one = intake.open_idc_manifest(Path("m_Part1.csv"), tables=str(small))
+    assert f"urlpath: {tmp_path / 'm_Part1.csv'}" in one.yaml()
+
+
+def test_a_table_of_objects_tells_their_series(tmp_path, monkeypatch, small):
+    names = [f"dg.4DFC/{uuid('object', 1, place)}" for place in (0, 2)]
+    monkeypatch.chdir(small)
+    source = intake.open_idc_manifest(
+        names=names, objects="objects.parquet", tables=str(small)
+    )
+    monkeypatch.chdir("/")
+    for again in (
+        source,
+        pickle.loads(pickle.dumps(source)),
+        reopened(source, tmp_path),
+    ):
+        assert again.cohort.counts()["instances"] == 2
+        assert again.cohort.keys() == ["1.2.1.1"]
+    with pytest.raises(ManifestError, match="objects"):
+        intake.open_idc_manifest(names=names, tables=str(small))
+
+
+REFUSED = {
+    "nothing": ({}, "urlpath"),
+    "both": ({"urlpath": "x", "names": ["x"]}, "urlpath"),
+    "one name": ({"names": "1.2.3"}, "names is a list of texts"),
+    "numbers": ({"names": [1, 2]}, "names is a list of texts"),
+    "a host": ({"names": ["x"], "drs": "https://example.org"}, "drs is true or false"),
+    "a number": ({"names": ["x"], "drs": 1}, "drs is true or false"),
+    "BigQuery": ({"urlpath": "bigquery://p.d.t"}, "credentials of whoever reads"),
+    "BigQuery among parts": ({"urlpath": ["bigquery://p.d.t"]}, "of this machine"),
+    "URLs as parts": ({"urlpath": ["https://a/b", "c"]}, "of this machine"),
+    "no parts": ({"urlpath": []}, "of this machine"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), REFUSED.values(), ids=REFUSED)
+def test_an_entry_asks_no_host_and_takes_no_credentials(arguments, said):
+    with pytest.raises(RequestError, match=said):
+        intake.open_idc_manifest(**arguments)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda url: intake.open_idc_manifest(url, idc_version=25),
+        lambda url: intake.open_idc_manifest(names=["x"], objects=url, idc_version=25),
+        lambda url: intake.open_idc_lock(url, digest="0" * 64, idc_version=25),
+        lambda url: intake.open_idc_cohort(Modality="CT", mirror=url),
+        lambda url: intake.open_idc(mirror=url),
+    ],
+    ids=["manifest", "objects", "lock", "mirror", "catalog"],
+)
+def test_no_url_in_an_entry_holds_a_secret(make):
+    with pytest.raises(MirrorError, match="user name or password"):
+        make("https://user:word@127.0.0.1/x")
+
+
+def test_places_in_an_entry_hold_in_any_folder(tmp_path, monkeypatch, bucket_root):
+    folder = intake_idc.sample_path() / "tables"
+    (tmp_path / "tables").symlink_to(folder)
+    (tmp_path / "mirror").symlink_to(bucket_root / "intake-idc-sample")
+    monkeypatch.chdir(tmp_path)
+    places = {"tables": Path("tables"), "mirror": Path("mirror")}
+    sources = [
+        intake.open_idc_cohort(Modality="CT", **places),
+        intake.open_idc(**places).search(Modality="CT"),
+        intake.open_idc(**places).sample_ct(Modality="CT"),
+    ]
+    monkeypatch.chdir("/")
+    for source in sources:
+        for again in (
+            source,
+            pickle.loads(pickle.dumps(source)),
+            reopened(source, tmp_path),
+        ):
+            said = yaml.safe_load(again.yaml())["sources"][again.name]["args"]
+            assert said["tables"] == str(tmp_path / "tables")
+            assert said["mirror"] == str(tmp_path / "mirror")
+            assert len(again.read()) == 3
+
+
 def test_a_manifest_source_is_read_from_anywhere(tmp_path, monkeypatch):
     CAT.idc.search(**COHORT).to_manifest(tmp_path / "m.s5cmd")
     monkeypatch.chdir(tmp_path)
@@ -371,9 +553,6 @@ def test_mirrors_are_arguments_that_travel(tmp_path):
 
 
 def test_names_from_a_table_are_never_run_as_templates(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     tables = intake_idc.sample_path() / "tables"
     index = pq.read_table(tables / "idc_index.parquet")
     at = index.column_names.index("collection_id")

@@ -434,6 +434,16 @@ def test_a_place_that_is_not_idcs_is_a_reason(server, urls, reason):
     assert row["aws_bucket"] is row["gcs_bucket"] is row["crdc_series_uuid"] is None
 
 
+def test_a_place_is_spelled_as_the_store_spells_it(server):
+    url = f"s3://IDC-Open-Data/{SERIES}%2F{ONE}%2Edcm\n"
+    server.hold({ONE: with_url(ONE, url)})
+    (row,) = resolved(server, [ONE])
+    assert (row["aws_bucket"], row["aws_key"]) == (
+        "idc-open-data",
+        f"{SERIES}/{ONE}.dcm",
+    )
+
+
 def test_a_signature_is_not_repeated(server):
     server.hold({ONE: with_url(ONE, f"s3://evil/{ONE}.dcm?X-Amz-Signature=abc")})
     assert "abc" not in resolved(server, [ONE])[0]["reason"]
@@ -517,6 +527,36 @@ def test_a_failure_is_tried_again_five_times(server, client, failure, match):
     assert pickle.loads(pickle.dumps(caught.value)).details == caught.value.details
 
 
+@pytest.mark.parametrize("stage", ["interim", "header", "body"])
+def test_an_answer_that_comes_by_drops_has_an_end(stage):
+    class Slow(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            drop = b"x"
+            if stage == "interim":
+                drop = b"HTTP/1.1 100 Continue\r\n\r\n"
+            elif stage == "header":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nA: ")
+            else:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n")
+            with contextlib.suppress(OSError):
+                while not done.wait(0.02):
+                    self.wfile.write(drop)
+            self.close_connection = True
+
+        def log_message(self, *_):
+            pass
+
+    done = threading.Event()
+    with running(Slow) as port:
+        endpoint = f"http://127.0.0.1:{port}"
+        with (
+            closing(Web(endpoint, allowed=(), timeout=0.05, backoff=0.01)) as one,
+            pytest.raises(StorageError, match=r"5 times; .* not there after 0\.2 s"),
+        ):
+            one.get("/")
+        done.set()
+
+
 def test_a_server_that_wants_to_be_left_alone_for_long_is(server, client):
     far = dt.datetime.now(dt.timezone.utc) + dt.timedelta(hours=1)
     for wait in ("3600", far.strftime("%a, %d %b %Y %H:%M:%S GMT")):
@@ -540,7 +580,6 @@ REDIRECTS = {
     "another port": "http://127.0.0.1:1/x?secret=1",
     "another scheme": "https://127.0.0.1/x?secret=1",
     "a file": "file:///etc/passwd?secret=1",
-    "no port": "http://127.0.0.1:port/?secret=1",
     "a user": "http://a:secret@127.0.0.1/",
 }
 
@@ -554,6 +593,15 @@ def test_nothing_is_followed_to_another_place(server, target):
     ) as caught:
         resolved(server, [ONE])
     assert "secret" not in str(caught.value)
+    assert len(server.requests()) == 1
+
+
+@pytest.mark.parametrize("target", ["http://[", "//127.0.0.1:port/", "/\u00fc", "/a b"])
+def test_a_redirect_that_is_no_url_is_an_error(server, target):
+    odd = {"status": 302, "headers": {"Location": target}}
+    server.hold({ONE: document(ONE, SERIES)}, script={path_of(ONE): [odd]})
+    with pytest.raises(StorageError, match=r"leads to (what is no URL|a path that)"):
+        resolved(server, [ONE])
     assert len(server.requests()) == 1
 
 
@@ -644,6 +692,13 @@ ADDRESSES = {
     "::ffff:10.0.0.1": False,
     "fe80::1%eth0": False,
     "fd00::1": False,
+    "::ffff:224.0.0.1": False,
+    "::10.0.0.1": False,
+    "::8.8.8.8": False,
+    "64:ff9b::10.0.0.1": False,
+    "64:ff9b::169.254.169.254": False,
+    "2002:a00:1::": False,
+    "64:ff9b::8.8.8.8": True,
     "8.8.8.8": True,
     "2001:4860:4860::8888": True,
 }

@@ -1,4 +1,4 @@
-"""Manifests of one thing a line: every generation, every spelling, every line counted."""
+"""Manifests of one thing a line: every generation and spelling, every line counted."""
 
 from __future__ import annotations
 
@@ -51,39 +51,48 @@ HEADER = """\
 # To download the files in this manifest, first install s5cmd (https://github.com/peak/s5cmd),
 # then run the following command:
 # s5cmd --no-sign-request --endpoint-url https://s3.amazonaws.com run cohorts_1_aws.s5cmd
-"""
+"""  # noqa: E501
 NEWER = """\
 # To obtain these images, install s5cmd (https://github.com/peak/s5cmd),
 # then run the following command:
 # s5cmd --no-sign-request --endpoint-url https://s3.amazonaws.com run <manifest file name>
-"""
+"""  # noqa: E501
 RECORDED = {
     "portal-2023-04-07": (f"cp s3://idc-open-data/{U}/ .\n", SERIES),
     "portal-2023-aws": (f"{HEADER}cp s3://idc-open-data/{U}/* .\n", SERIES),
     "portal-2023-gcs": (
-        f"{HEADER.replace('s3.amazonaws', 'storage.googleapis')}"
-        f"cp s3://public-datasets-idc/{U}/* .\n",
+        (
+            f"{HEADER.replace('s3.amazonaws', 'storage.googleapis')}"
+            f"cp s3://public-datasets-idc/{U}/* .\n"
+        ),
         SERIES,
     ),
     "portal-2023-extra-headers": (
-        f"{HEADER}# Manifest for cohort 'name'\n# User: a@b.c\n# Filters: <sql-ish>\n"
-        "# Date generated: 05/04/2023 22:25 UTC\n# Total records found: 1\n"
-        f"# IDC Data Version(s): {DATA_RELEASE} 14.0 2023-05-04\n"
-        f"# Total manifest size on disk: 1.23 GB\ncp s3://idc-open-data/{U}/* .\n",
+        (
+            f"{HEADER}# Manifest for cohort 'name'\n# User: a@b.c\n"
+            "# Filters: <sql-ish>\n"
+            "# Date generated: 05/04/2023 22:25 UTC\n# Total records found: 1\n"
+            f"# IDC Data Version(s): {DATA_RELEASE} 14.0 2023-05-04\n"
+            f"# Total manifest size on disk: 1.23 GB\ncp s3://idc-open-data/{U}/* .\n"
+        ),
         SERIES,
     ),
     "portal-2024-sync": (f"{NEWER}cp s3://idc-open-data/{U}/* .\n", SERIES),
     "portal-2024-idc-index": (
-        "# To obtain these images, install the idc-index (https://github.com/Imaging"
-        "DataCommons/idc-index) python package:\n# pip install --upgrade idc-index\n"
-        "# then run the following command:\n# idc download <manifest file name>\n"
-        f"cp s3://idc-open-data/{U}/* .\n",
+        (
+            "# To obtain these images, install the idc-index (https://github.com/"
+            "ImagingDataCommons/idc-index) python package:\n# pip install --upgrade idc-index\n"
+            "# then run the following command:\n# idc download <manifest file name>\n"
+            f"cp s3://idc-open-data/{U}/* .\n"
+        ),
         SERIES,
     ),
     "portal-2024-async": (
-        "# Manifest generated at 17:44:01 2026/01/02 \n"
-        f"# IDC Data Version(s): {DATA_RELEASE} 23.0 2025-11-06 \n"
-        f"{NEWER}cp s3://idc-open-data/{U}/* ./\n",
+        (
+            "# Manifest generated at 17:44:01 2026/01/02 \n"
+            f"# IDC Data Version(s): {DATA_RELEASE} 23.0 2025-11-06 \n"
+            f"{NEWER}cp s3://idc-open-data/{U}/* ./\n"
+        ),
         SERIES,
     ),
     "api-v3-txt": (f"s3://idc-open-data/{U}/*\n", SERIES),
@@ -421,9 +430,17 @@ def test_parts_are_found_by_a_pattern_in_the_order_of_their_numbers(tmp_path):
     )
 
 
+@given(st.lists(st.integers(0, 99), max_size=8), st.text("ab_", max_size=3))
+def test_names_with_numbers_are_in_the_order_of_these(values, name):
+    names = sorted((f"{name}{value}.csv" for value in values), key=natural)
+    assert names == [f"{name}{value}.csv" for value in sorted(values)]
+
+
 @given(st.lists(st.text("ab01_", max_size=8), max_size=6))
 def test_any_names_have_a_natural_order(names):
-    assert sorted(sorted(names, key=natural), key=natural) == sorted(names, key=natural)
+    assert sorted(names, key=natural) == sorted(
+        names, key=lambda name: (natural(name), 0)
+    )
 
 
 BAD = {
@@ -453,3 +470,123 @@ def test_what_begins_as_packed_and_is_not_is_an_error(tmp_path, data):
     path.write_bytes(data)
     with pytest.raises(StorageError, match="cannot be read"):
         list(files(path)[0].blocks())
+
+
+# Long lists, and what is odd in them.
+
+
+def test_a_number_of_thousands_of_digits_in_a_header_is_no_number():
+    header = f"# Total records found: {'1' * 5000}\n# IDC Data Version(s): Version "
+    found = lines.read(Given("x", f"{header}{'2' * 5000}\n{U}\n".encode()))
+    assert rows(found) == [{"uuid": U}]
+    assert found.idc_versions == ()
+    assert found.problems == []
+
+
+def test_a_comment_in_another_encoding_is_a_comment():
+    found = lines.read(Given("x", b"# User: Jos\xe9\n" + U.encode()))
+    assert (rows(found), found.problems) == ([{"uuid": U}], [])
+
+
+@pytest.mark.parametrize("patient", ["cd 12", "f0_", "set x", "export 1"])
+def test_a_patient_of_any_name_is_not_passed_over(patient):
+    found = lines.read(Given("x", patient.encode()), identifier="PatientID")
+    assert rows(found) == [{"PatientID": patient}]
+
+
+def test_half_a_character_is_a_problem_of_its_line():
+    found = lines.read_texts(["P1", "P\ud800"], "PatientID")
+    assert rows(found) == [{"PatientID": "P1"}]
+    assert [p.line for p in found.problems] == [2]
+
+
+def test_an_upper_case_uuid_does_not_use_up_the_forms():
+    upper = [f"s3://idc-open-data/{I.upper()}/*\n"] * 3
+    reader = lines._Reader("lines", None)
+    reader.feed("".join(upper).encode())
+    assert reader._forms == []
+    assert reader.listing(None).names.num_rows == 3
+
+
+DESTINATIONS = [
+    "./x",
+    '"/a dir/PAT 1/1.2/CT_1.2.3"',
+    '"C:\\data\\x y"',
+    '"C:\\\\data\\\\x"',
+    '"ends in a backslash\\"',
+    '"a \\" quote"',
+    "'single quoted'",
+    '"two" words',
+    "two words",
+    'half"quoted',
+    '""',
+    '"é"',
+    "é",
+    "./{0}/",
+    "-n",
+    "x # y",
+    "x ",
+    "a\tb",
+    "a\x0bb",
+    '"a\rb"',
+]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                [
+                    "cp s3://idc-open-data/{0}/* ",
+                    "aws s3 cp s3://idc-open-data/{0}/ ",
+                    "sync  -c 10 s3://b/{0}/*  ",
+                    "cp s3://idc-open-data/{0}/* -c ",
+                ]
+            ),
+            st.sampled_from(DESTINATIONS),
+            some_uuids,
+        ),
+        max_size=12,
+    )
+)
+def test_whatever_the_destination_lines_are_read_as_one_by_one(parts):
+    texts = [(start + end).format(uuid) for start, end, uuid in parts]
+    found = lines.read(Given("x", "\n".join(texts).encode()))
+    singly = [lines.read(Given("x", text.encode())) for text in texts]
+    assert rows(found) == [row for each in singly for row in rows(each)]
+    assert [(p.line, p.reason) for p in found.problems] == [
+        (number, p.reason)
+        for number, each in enumerate(singly, 1)
+        for p in each.problems
+    ]
+
+
+def test_a_destination_of_its_own_for_each_line_needs_one_form():
+    names = [str(uuids_of.UUID(int=i)) for i in range(100)]
+    reader = lines._Reader("lines", None)
+    for number, name in enumerate(names):
+        line = f'cp s3://idc-open-data/{name}/* "/data/P {number}/CT_1.2.{number}"\n'
+        reader.feed(line.encode())
+    assert len(reader._forms) == 1
+    assert reader.listing(None).names.num_rows == 100
+
+
+uid_lines = st.sampled_from(
+    ["1.2.3", "1.2.840.10008.1", "1.02", "1", "x", " 1.2 ", "1." + "2" * 63, "1.2é"]
+)
+
+
+@given(
+    st.lists(uid_lines, max_size=20),
+    st.sampled_from([None, "SeriesInstanceUID", "PatientID"]),
+)
+def test_names_alone_are_read_as_one_by_one(given_lines, identifier):
+    found = lines.read(Given("x", "\n".join(given_lines).encode()), "lines", identifier)
+    singly = [
+        lines.read(Given("x", text.encode()), "lines", identifier)
+        for text in given_lines
+    ]
+    assert rows(found) == [row for each in singly for row in rows(each)]
+    assert [p.reason for p in found.problems] == [
+        p.reason for each in singly for p in each.problems
+    ]

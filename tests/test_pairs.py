@@ -132,6 +132,9 @@ def test_a_group_that_is_asked_for_wrongly_is_refused():
         PILOT.require_all_on("Modality", Modality=["CT", "SEG"])
     with pytest.raises(RequestError, match="column or columns"):
         PILOT.require_all_on([], Modality="CT")
+    for on in (5, [None], {"StudyInstanceUID"}):
+        with pytest.raises(RequestError, match="on is a text or a list of texts"):
+            PILOT.require_all_on(on, Modality="CT")
 
 
 def test_a_group_that_nobody_completes_is_an_empty_list():
@@ -450,6 +453,8 @@ def test_what_is_asked_wrongly_is_refused(archive):
         archive.references(headers="yes")
     with pytest.raises(RequestError, match="modality is one or more"):
         archive.annotations([])
+    with pytest.raises(RequestError, match="modality is a text or"):
+        archive.annotations({"SEG", "SR"})
     whole = open_idc(25)
     for act in (whole.references, whole.annotations, whole.sources):
         with pytest.raises(EmptySelection, match=r"all\(\)"):

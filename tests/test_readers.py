@@ -14,13 +14,16 @@ from pathlib import Path
 
 import intake
 import pandas as pd
+import pyarrow as pa
 import pydicom
 import pytest
 import yaml
+from api_release import OBJECTS, uuid, write_tables
 from dask.base import tokenize
 from hypothesis import example, given
 from hypothesis import strategies as st
 from intake.readers.entry import Catalog
+from pyarrow import parquet as pq
 
 from intake_idc import open_idc, open_manifest, open_release, sample_path
 from intake_idc.errors import (
@@ -29,6 +32,7 @@ from intake_idc.errors import (
     IntegrityError,
     ManifestError,
     MirrorError,
+    RequestError,
     StorageError,
     TableNotFound,
     UnknownRelease,
@@ -228,6 +232,29 @@ def test_lines_that_name_no_series_are_reported_where_that_is_said(manifest):
         IDCManifest(manifest, tables="sample")
     data = IDCManifest(manifest, tables="sample", problems="report")
     assert len(data.to_reader("pandas").read()) == SAMPLE[1]
+
+
+def test_a_manifest_of_objects_is_told_its_series_by_a_table(tmp_path):
+    tables = write_tables(tmp_path / "tables")
+    columns = ("crdc_instance_uuid", "crdc_series_uuid", "SOPInstanceUID")
+    rows = [{column: row[column] for column in columns} for row in OBJECTS[:4]]
+    objects = str(tmp_path / "objects.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), objects)
+    path = tmp_path / "objects.txt"
+    path.write_text(f"dg.4DFC/{uuid('object', 1, 2)}\n")
+    places = {"tables": str(tables), "objects": objects}
+    data = IDCManifest(path, kind="drs", **places)
+    for again in (data, pickle.loads(pickle.dumps(data))):
+        assert again.open().keys() == ["1.2.1.1"]
+        assert again.open().counts()["instances"] == 1
+    with pytest.raises(RequestError, match="drs is true or false"):
+        IDCManifest(path, drs="https://example.org", **places)
+    with pytest.raises(RequestError, match="credentials"):
+        IDCManifest("bigquery://project.dataset.table")
+    digest = hashlib.sha256((tables / "idc_index.parquet").read_bytes()).hexdigest()
+    assert IDCManifest(path, digest=digest, **places).release == 25
+    with pytest.raises(IntegrityError, match="SHA-256"):
+        IDCManifest(path, digest="0" * 64, **places)
 
 
 @pytest.mark.parametrize("make", [IDCTable, IDCSelection], ids=["table", "selection"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 import uuid as uuids_of
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import DRS, require
 from test_difference import write_tables
@@ -16,7 +17,8 @@ from test_drs import document
 
 from intake_idc import open_idc, open_manifest
 from intake_idc.arrow import pack_uuids
-from intake_idc.errors import EmptySelection, ManifestError, RequestError
+from intake_idc.errors import EmptySelection, ManifestError, RequestError, StorageError
+from intake_idc.formats.reading import KINDS
 from intake_idc.release import open_release
 from intake_idc.release.listed import Members, members
 
@@ -271,12 +273,150 @@ def test_parts_of_a_manifest_are_one_cohort(place, tmp_path):
 
 
 def test_a_cohort_of_a_list_travels(opened):
-    import pickle
-
     cohort = opened(f"{u(4)}\n{u(2)}\n", idc_version=2)
     again = pickle.loads(pickle.dumps(cohort))
     assert again == cohort
     assert again.manifest() == cohort.manifest()
+
+
+# What repeats, and what is said of it once.
+
+
+def test_a_patient_that_is_named_again_is_said_to_repeat_once(place):
+    again = ["P1", "P2", "P1", "P1"]
+    cohort = open_manifest(again, kind="PatientID", tables=place)
+    assert numbers(cohort) == [1, 22, 4, 3]
+    assert said(cohort) == [
+        (3, False, "repeats line 1; taken once"),
+        (4, False, "repeats line 1; taken once"),
+    ]
+
+
+def test_a_patient_of_two_collections_is_named_twice(place):
+    table = pa.table({"PatientID": ["P1"] * 3, "collection_id": ["there", None, "no"]})
+    cohort = open_manifest(table, tables=place, problems="report")
+    assert numbers(cohort) == [4, 1, 22]
+    assert said(cohort) == [
+        (2, False, "in part repeats line 1; taken once"),
+        (3, True, "release 4 has no PatientID 'P1' in collection 'no'"),
+    ]
+
+
+def test_an_unknown_name_is_rejected_wherever_it_is(place):
+    patients = ["X", "P1", "X"]
+    cohort = open_manifest(patients, kind="PatientID", tables=place, problems="report")
+    assert [(p.line, p.rejected) for p in cohort.problems] == [(1, True), (3, True)]
+
+
+def test_studies_by_uuid_alone_are_rejected_each(place):
+    table = pa.table({"crdc_study_uuid": [u(1), u(2)], "PatientID": [None, "P2"]})
+    with pytest.raises(EmptySelection) as caught:
+        open_manifest(table, tables=place, problems="report")
+    problems = caught.value.details["problems"]
+    assert [(p.line, p.rejected) for p in problems] == [(1, True), (2, True)]
+
+
+def test_a_release_that_nobody_knows_is_an_error_of_the_manifest(opened):
+    header = "# IDC Data Version(s): Imaging Data Commons Data Release Version 9.0 x"
+    with pytest.raises(ManifestError, match="says that it is of release 9"):
+        opened(f"{header}\n{u(1)}\n")
+    assert numbers(opened(f"{header}\n{u(1)}\n", idc_version=4)) == [1]
+
+
+def test_names_are_looked_up_in_parts_as_in_one(place, monkeypatch):
+    from intake_idc.release import listed
+
+    names = ["1.2.3", "1.2.1", "1.2.99", "1.2.2"]
+    table = pa.table({"SeriesInstanceUID": names[:2], "crdc_series_uuid": [u(3), u(2)]})
+    monkeypatch.setattr(listed, "TOGETHER", 1)
+    cohort = open_manifest(names, tables=place, problems="report")
+    assert numbers(cohort) == [3, 1, 22]
+    assert [p.line for p in cohort.problems] == [3]
+    with pytest.raises(ManifestError, match="names two series") as caught:
+        open_manifest(table, tables=place)
+    assert [p.line for p in caught.value.problems] == [2]
+
+
+# Anything at all, from end to end.
+
+LINES = (
+    *("cp s3://idc-open-data/{0}/* .", 'cp s3://idc-open-data/{0}/* "/d/{1}"'),
+    *("s3://idc-open-data/{0}/{1}.dcm", "gs://public-datasets-idc/{0}.dcm"),
+    *("drs://dg.4DFC:{0}", "{0}", "cp s3://elsewhere/{0}/* .", "rm s3://b/{0}/*"),
+    *("gs://idc-tcia-x/dicom/1.9.1/1.2.1/1.3.dcm", "1.2.1", "1.2.5", "1.9.1", "1.2.99"),
+    *("1.2.1,2.0", "{0},1.2.1,P1", "P1", '{{"crdc_series_uuid": "{0}"}}', "f0_"),
+    *('[{{"SeriesInstanceUID": "1.2.1"}}, "{0}"]', "SeriesInstanceUID,idc_version"),
+    *("crdc_series_uuid,SeriesInstanceUID,PatientID", "crdc_study_uuid", "# nothing"),
+    *("# IDC Data Version(s): Version 2.0", "# IDC Data Version(s): Version 77.0"),
+    *("downloadServerUrl=x", "ListOfSeriesToDownload=", '"', "\ufeff", "\0", "\u2028"),
+)
+some_names = st.sampled_from([u(number) for number in (1, 2, 3, 4, 5, 22, 99)])
+any_lines = st.lists(
+    st.builds(str.format, st.sampled_from(LINES), some_names, some_names), max_size=10
+)
+written = st.builds(
+    lambda lines, end, code: end.join(lines).encode(code),
+    any_lines,
+    st.sampled_from(["\n", "\n", "\r\n", "\r"]),
+    st.sampled_from(["utf-8", "utf-8", "utf-16", "utf-16-le"]),
+)
+
+
+@given(
+    st.one_of(written, written, st.binary(max_size=100)),
+    st.sampled_from([None, None, *KINDS]),
+    st.sampled_from(["m", "m.csv", "m.json", "m.s5cmd"]),
+)
+def test_any_bytes_of_any_kind_are_a_cohort_or_an_error_of_theirs(
+    place, tmp_path_factory, data, kind, name
+):
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes(data)
+    found = opened_or_refused(path, tables=place, kind=kind, problems="report")
+    again = pickle.loads(pickle.dumps(found))
+    if isinstance(found, Exception):
+        assert (str(again), again.details) == (str(found), found.details)
+    else:
+        assert again == found
+        assert len(found) == len(found.manifest())
+
+
+def opened_or_refused(path, **how):
+    """The cohort, or the error: one of the three that say what a file is."""
+    try:
+        return open_manifest(path, **how)
+    except (ManifestError, EmptySelection, StorageError) as error:
+        return error
+
+
+@settings(max_examples=25)
+@given(any_lines)
+def test_without_its_rejected_lines_a_manifest_is_the_same(
+    place, tmp_path_factory, texts
+):
+    path = tmp_path_factory.getbasetemp() / "lines"
+    path.write_text("\n".join(texts))
+    cohort = opened_or_refused(path, kind="lines", tables=place, problems="report")
+    if isinstance(cohort, ManifestError):
+        assert "release 77" in str(cohort)
+        return
+    if isinstance(cohort, EmptySelection):
+        rejected = {p.line for p in cohort.details["problems"] if p.rejected}
+        blank = {
+            number
+            for number, text in enumerate(texts, 1)
+            if text in ("f0_", "\ufeff", "\u2028") or text.startswith("#")
+        }
+        assert {*range(1, len(texts) + 1)} - blank <= rejected
+        return
+    rejected = {p.line for p in cohort.problems if p.rejected}
+    kept = [text for number, text in enumerate(texts, 1) if number not in rejected]
+    path.write_text("\n".join(kept))
+    again = open_manifest(path, kind="lines", tables=place)
+    assert numbers(again) == numbers(cohort)
+    assert len(again.problems) == len(cohort.problems) - len(
+        [p for p in cohort.problems if p.line in rejected]
+    )
 
 
 # Look-ups in bulk.

@@ -22,11 +22,16 @@ from intake_idc.cohort.splitting import _turns
 from intake_idc.errors import EmptySelection, RequestError, UnknownColumn
 
 PILOT = open_idc(25).search(collection_id="rider_pilot")
+SAMPLE = open_idc(2, tables="sample")
 PARTS = {"train": 0.8, "test": 0.2}
 
 
 def rows_of(cohort, *columns):
     return cohort.rows.rows(columns, cohort.selection)
+
+
+def md5(text):
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
 # Samples.
@@ -35,7 +40,7 @@ def rows_of(cohort, *columns):
 def test_a_sample_is_what_the_hash_of_seed_and_name_says():
     for n, seed in ((1, 0), (20, 0), (20, 7), (len(PILOT), 3)):
         keys = PILOT.keys()
-        hashed = {k: hashlib.md5(f"{seed} {k}".encode()).hexdigest() for k in keys}  # noqa: S324
+        hashed = {k: md5(f"{seed} {k}") for k in keys}
         drawn = set(sorted(keys, key=hashed.__getitem__)[:n])
         assert PILOT.sample(n, seed=seed).keys() == [k for k in keys if k in drawn]
 
@@ -217,6 +222,21 @@ def test_a_division_is_the_same_in_every_process():
     assert str([part.manifest().digest for part in again.values()]) in said.pop()
 
 
+@pytest.mark.parametrize("seed", [0, 3, -1])
+def test_a_division_is_what_the_hashes_of_the_patients_say(seed):
+    """In plain Python: no version of a database decides."""
+    parts = PILOT.split_patients({"a": 0.5, "b": 0.25, "c": 0.25}, seed=seed)
+    patients = PILOT.unique("PatientID")
+    names = {md5(f"{seed} p{patient}"): patient for patient in patients}
+    turns = _turns([0.5, 0.25, 0.25], len(patients))
+    expected = {"a": [], "b": [], "c": []}
+    for turn, name in zip(turns, sorted(names), strict=True):
+        expected["abc"[turn]].append(names[name])
+    assert {n: p.unique("PatientID") for n, p in parts.items()} == {
+        name: sorted(found) for name, found in expected.items()
+    }
+
+
 def test_another_seed_is_another_division():
     parts = [PILOT.split_patients(PARTS, seed=seed)["test"] for seed in range(4)]
     assert len({part.manifest().digest for part in parts}) > 1
@@ -247,8 +267,11 @@ def test_a_division_of_few_patients_may_leave_a_part_empty():
         {1: 1},
         [0.8, 0.2],
         {str(i): 0.001 for i in range(1000)},
+        {"a": float("inf"), "b": float("-inf")},
+        {"a": 1e308, "b": 1e308, "c": 1e308},
+        {"a": 10**400},
     ],
-    ids=str,
+    ids=lambda parts: str(parts)[:40],
 )
 def test_fractions_that_are_none_are_refused(parts):
     with pytest.raises(RequestError, match=r"fractions|part"):
@@ -258,6 +281,10 @@ def test_fractions_that_are_none_are_refused(parts):
 def test_a_column_that_is_not_there_is_named():
     with pytest.raises(UnknownColumn, match="'Modality'"):
         PILOT.split_patients(PARTS, by="Modalty")
+    # A set has another order in each process.
+    for by in (5, [None], {"Modality", "PatientID"}):
+        with pytest.raises(RequestError, match="by is a text or a list of texts"):
+            PILOT.split_patients(PARTS, by=by)
     with pytest.raises(EmptySelection, match="no series to take from"):
         (PILOT - PILOT).split_patients(PARTS)
 
@@ -296,6 +323,17 @@ def test_the_command_refuses_parts_before_it_writes(tmp_path, parts, said):
     place = str(tmp_path / "to")
     assert said in run("split", *filters, *options, "--to", place, code=2)
     assert not (tmp_path / "to").exists()
+
+
+def test_the_command_divides_single_instances(tmp_path):
+    (ct,) = SAMPLE.search(Modality="CT").urls()
+    file = min(Path(ct).iterdir())
+    listed = tmp_path / "one.txt"
+    listed.write_text(f"s3://intake-idc-sample/{file.parent.name}/{file.name}\n")
+    named = [str(listed), "--idc-version", "2", "--tables", "sample"]
+    run("split", *named, "--part", "all=1", "--to", str(tmp_path))
+    again = open_manifest(tmp_path / "all.s5cmd", tables="sample", mirror="sample")
+    assert again.counts()["instances"] == 1
 
 
 def test_the_command_draws_a_sample():

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import exporting
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from dask.base import tokenize
 from hypothesis import given
@@ -126,6 +127,56 @@ def test_a_store_is_asked_for_those_objects_alone(s3_nginx, cohort, expected):
     assert there.to_dask().count().compute() == len(expected)
     asked = {r.uri.split("/", 2)[2] for r in s3_nginx.requests() if "?" not in r.uri}
     assert asked == set(map(key_of, expected))
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize(
+    ("server", "mirror", "engine"),
+    [
+        ("s3_nginx", "aws", "obstore"),
+        ("s3_nginx", "aws", "fsspec"),
+        ("gcs_fake", "gcs", "obstore"),
+        ("gcs_fake", "gcs", "fsspec"),
+    ],
+)
+def test_every_store_gives_exactly_those_objects(
+    server, mirror, engine, cohort, expected, tmp_path, request
+):
+    endpoint = request.getfixturevalue(server).endpoint
+    there = cohort.reading_from(mirror, endpoint_url=endpoint, engine=engine)
+    keys = list(map(key_of, expected))
+    rows = there.header_rows(["SOPInstanceUID"]).compute()
+    assert ["/".join(row["url"].split("/")[-2:]) for row in rows] == keys
+    uids = [row["SOPInstanceUID"] for row in rows]
+    # In processes, and a series cut into many pieces: what travels is what is meant.
+    pieces = there.to_dask(headers_only=True, partition_instances=1)
+    assert pieces.npartitions == len(keys)
+    found = pieces.map(sop_instance_uid).compute(scheduler="processes", num_workers=2)
+    assert found == uids
+    report = there.materialize(tmp_path, dir_template="%crdc_series_uuid")
+    assert sorted(report.paths) == sorted(tmp_path / key for key in keys)
+    assert all((tmp_path / key_of(p)).read_bytes() == p.read_bytes() for p in expected)
+    assert there.verify(tmp_path, dir_template="%crdc_series_uuid").ok
+    (tmp_path / keys[0]).unlink()
+    assert not there.verify(tmp_path, dir_template="%crdc_series_uuid").ok
+
+
+def sop_instance_uid(dataset):
+    return str(dataset.SOPInstanceUID)
+
+
+def test_the_parts_of_a_division_hold_those_objects_once(cohort, expected):
+    parts = cohort.split_patients({"a": 0.5, "b": 0.5}, seed=1)
+    found = []
+    for part in parts.values():
+        assert part
+        rows = part.header_rows(["PatientID"]).compute()
+        assert {row["PatientID"] for row in rows} == set(part.unique("PatientID"))
+        assert len(rows) == part.counts()["instances"]
+        found += [Path(row["url"]) for row in rows]
+    assert sorted(found) == sorted(expected)
+    both = parts["a"] | parts["b"]
+    assert both.to_dask().count().compute() == len(expected)
 
 
 def test_counts_are_those_of_the_instances(cohort, whole, expected):
@@ -252,6 +303,16 @@ def test_the_export_gives_rows_of_those_alone(cohort, export, expected, tmp_path
     found = cohort.instances_table(export).column("key").to_pylist()
     assert found == keys
     assert len(cohort.with_instances(path).objects) == len(expected)
+
+
+def test_a_table_in_upper_case_is_the_same_table(cohort, table):
+    loud = table
+    for at, name in enumerate(table.column_names):
+        if name.endswith(("_uuid", "_hash")):
+            upper = pc.utf8_upper(table.column(name))
+            assert upper != table.column(name)
+            loud = loud.set_column(at, name, upper)
+    assert cohort.with_instances(loud) == cohort.with_instances(table)
 
 
 def test_a_table_that_lacks_one_of_them_is_refused(cohort, table, files):

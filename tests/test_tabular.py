@@ -22,6 +22,7 @@ from intake_idc.errors import ManifestError
 from intake_idc.formats import NAMES, UUID_NAMES, delimited, frames, structured, tabular
 from intake_idc.formats.columns import known, placed
 from intake_idc.formats.gathering import Gatherer, assembled
+from intake_idc.formats import structured
 from intake_idc.formats.source import Bytes, Given, files
 
 U, U2, U3 = (str(uuid.UUID(int=i << 64 | 0xABCDEF)) for i in (7, 8, 9))
@@ -984,3 +985,25 @@ def test_a_file_is_read_without_loading_pandas(tmp_path):
 def test_what_is_no_table_is_not_read_as_one():
     with pytest.raises(ManifestError, match="expected one of csv"):
         read("x", "lines")
+
+
+json_values = st.recursive(
+    st.sampled_from(["a", "},", "{", "]", '"', "\\", "é", None, True, "1.2"]),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(["a", "},{", "["]), inner, max_size=3),
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.lists(json_values, max_size=12), st.integers(1, 60), st.booleans())
+def test_elements_of_an_array_are_the_same_wherever_blocks_end(values, size, spaced):
+    data = json.dumps(values, separators=None if spaced else (",", ":")).encode()
+
+    class Blocks(Given):
+        def blocks(self):
+            for start in range(0, len(data), size):
+                yield data[start : start + size]
+
+    assert list(structured._elements(Blocks("x", data))) == values

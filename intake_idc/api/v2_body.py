@@ -40,6 +40,9 @@ Table = str
 
 BODY_KEYS = ("cohort_def", "fields", "counts", "group_size", "page_size", "sql")
 COHORT_KEYS = ("name", "description", "filters")
+FILTER_SET_KEYS = ("filters", "idc_data_version")
+LARGEST = 2**63 - 1
+"""The largest whole number that BigQuery takes."""
 PAGE_SIZE = 1000
 """Rows of a page, where the body does not say."""
 
@@ -296,7 +299,10 @@ def _read_values(name: str, values: Sequence[object]) -> tuple[Scalar, ...]:
                 raise BadBody(_of_type(value, wanted, [name], place), filter=name)
             read_.append(_collection(value) if name == "collection_id" else value)
         elif isinstance(value, int | float):
-            read_.append(int(value) if whole else value)
+            number = int(value) if whole else value
+            if isinstance(number, int) and not -LARGEST <= number <= LARGEST:
+                raise _invalid(value, name)
+            read_.append(number)
     return tuple(read_)
 
 
@@ -347,7 +353,9 @@ def page_size(
 
 
 def _invalid(value: object, key: str) -> BadBody:
-    return BadBody(f"{value} is an invalid value for {key}", key=key)
+    huge = isinstance(value, int) and value.bit_length() > 1024  # noqa: PLR2004
+    shown = "a number of that size" if huge else value  # Python refuses to write some.
+    return BadBody(f"{shown} is an invalid value for {key}", key=key)
 
 
 def _of_type(

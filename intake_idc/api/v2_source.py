@@ -19,7 +19,8 @@ from intake_idc.api.v2_sql import CASE, Relation, counted, kind_of
 from intake_idc.errors import StorageError, TableNotFound, UnknownColumn
 from intake_idc.export import Export, open_export
 from intake_idc.manifest import GCS_BUCKETS
-from intake_idc.release.database import memory_database
+from intake_idc.release.database import PRIOR_OWN, memory_database
+from intake_idc.release.facts import published
 from intake_idc.selection import literal, quote
 from intake_idc.storage import resolve_mirror
 
@@ -40,6 +41,8 @@ ROUNDED = 22
 """Up to this package the index has sizes rounded to 0.01 MB."""
 ONE_NAME = 20
 """From this release on the Google buckets are named as they are today."""
+KEPT = {*PRIOR_OWN, "SeriesInstanceUID", "crdc_series_uuid"}
+"""What the index says of every series of a release that is rebuilt."""
 
 Place = Mapping[str, Any]
 """Where an export lies: arguments of `open_export`."""
@@ -52,8 +55,12 @@ def place_of(
     if export is None:
         return None
     if isinstance(export, Mapping):
-        return dict(export)
-    mirror = export.mirror if isinstance(export, Export) else resolve_mirror(export)
+        # Whatever is written into a token was looked at: it may hold a secret.
+        mirror = resolve_mirror(**{"mirror": "aws", **export})
+    elif isinstance(export, Export):
+        mirror = export.mirror
+    else:
+        mirror = resolve_mirror(export)
     arguments = mirror.to_arguments()
     arguments.pop("engine", None)
     return arguments
@@ -108,7 +115,7 @@ def unserved(asked: Asked, release: Release) -> dict[str, str]:
     dict
         Attributes, or ``group_size``, and for each why.
     """
-    found = {}
+    found: dict[str, str] = {}
     for attribute in asked.attributes:
         if attribute.table == PIVOT:
             reason = _reason(attribute, asked, release)
@@ -116,7 +123,45 @@ def unserved(asked: Asked, release: Release) -> dict[str, str]:
                 found[attribute.name] = reason
     if asked.group_size and release.published and release.idc_version <= ROUNDED:
         found["group_size"] = f"the sizes in the index of {release.source} are rounded"
+    if not found and not release.published:
+        found = _forgotten(asked, release)
     return found
+
+
+def _forgotten(asked: Asked, release: Release) -> dict[str, str]:
+    """Give attributes of withdrawn series, where the answer may hang on them.
+
+    Of a superseded series the tables have the attributes that its successor has. A
+    series without one has no row to lend it any: null would be made up.
+    """
+    values: dict[str, v2_sql.Expression] = {}
+    wanted = []
+    for attribute in asked.attributes:
+        _, column = attribute.index or ("", "")
+        if column in KEPT:
+            kind = kind_of(release.columns[column])
+            values[attribute.name] = f"idc_index.{quote(column)}", kind
+        elif attribute.table == PIVOT:
+            wanted.append((attribute.name, column))
+    if not wanted:
+        return {}
+    certain = [f for f in asked.filters if split(f[0])[0].name in values]
+    counts = ", ".join(
+        f"count(*) FILTER ({quote(column)} IS NULL) AS {quote(name)}"
+        for name, column in wanted
+    )
+    sql = (
+        f"SELECT {counts} FROM idc_index WHERE row_source <> 'idc_index' "
+        f"AND series_init_idc_version IS NULL AND {v2_sql.conditions(certain, values)}"
+    )
+    columns = {"row_source", "series_init_idc_version"}
+    columns |= {(attribute.index or ("", ""))[1] for attribute in asked.attributes}
+    (counted_,) = release.ask(sql, {"idc_index": sorted(columns - {""})}).to_pylist()
+    return {
+        name: f"the index does not know it of {count:,} withdrawn series"
+        for name, count in counted_.items()
+        if count
+    }
 
 
 def _reason(attribute: Attribute, asked: Asked, release: Release) -> str:
@@ -198,6 +243,11 @@ def _lacking(needed: Mapping[str, str], release: Release) -> TableNotFound:
         "export=, a folder or URL that holds "
         f"bigquery_export/idc_v{version}/{PIVOT}, or 'aws' for the public bucket"
     )
+    if not release.published and version in published():
+        msg += (
+            f"; or name with tables= the index tables that release {version} itself "
+            "was published with"
+        )
     return TableNotFound(msg, table=PIVOT, attributes=list(needed))
 
 

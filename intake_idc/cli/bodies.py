@@ -92,7 +92,10 @@ def _answer(
 
 
 def opened_body(
-    name: str, idc_version: int | str | None, tables: str | None
+    name: str,
+    idc_version: int | str | None,
+    tables: str | None,
+    export: str | None = None,
 ) -> Cohort | None:
     """Open a JSON file as the body that it holds; None where it holds none."""
     from intake_idc.cohort.bodies import is_body, load_body, open_cohort
@@ -103,4 +106,4 @@ def opened_body(
         return None  # Such as a JSON object a line, which a manifest may be.
     if not is_body(data):
         return None
-    return open_cohort(data, idc_version=idc_version, tables=tables)
+    return open_cohort(data, idc_version=idc_version, tables=tables, export=export)

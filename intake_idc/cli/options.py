@@ -184,6 +184,12 @@ def cohort_options(function: Callable[..., Any]) -> Callable[..., Any]:
                 "series the objects of a manifest are.",
             ),
             click.option(
+                "--body-export",
+                metavar="PLACE",
+                help="Where the Parquet export lies, for what the index does not say to "
+                "a body of the IDC API: 'aws', a folder or a URL.",
+            ),
+            click.option(
                 "--drs",
                 is_flag=True,
                 help="Ask the CRDC's DRS server of which series they are.",
@@ -226,6 +232,7 @@ def cohort(
     everything: bool,
     read_as: Any = None,
     told_by: str | None = None,
+    body_export: str | None = None,
     drs: bool = False,
 ) -> Cohort:
     """Open the cohort that the options name.
@@ -236,7 +243,7 @@ def cohort(
         They do not fit together, or name what is not there.
     """
     reading = {"problems": problems, "kind": read_as, "objects": told_by, "drs": drs}
-    found, rest = _opened(filters, idc_version, tables, reading)
+    found, rest = _opened(filters, idc_version, tables, reading, body_export)
     for text in rest:
         column, value = _filter(text, found)
         found = found.search(**{column: value})
@@ -252,6 +259,7 @@ def _opened(
     idc_version: str | None,
     tables: str | None,
     reading: dict[str, Any],
+    export: str | None,
 ) -> tuple[Cohort, Sequence[str]]:
     """Open what is selected from, and give the filters that are left.
 
@@ -275,7 +283,7 @@ def _opened(
     kind = reading["kind"]
     if first.endswith(".json") and kind is None:
         # What it holds tells: a body of the IDC API is a question, all else a list.
-        opened = opened_body(first, number, tables)
+        opened = opened_body(first, number, tables, export)
         if opened is not None:
             return opened, filters[1:]
     if first and (MANIFEST_SUFFIXES.search(first) or kind or Path(first).is_file()):

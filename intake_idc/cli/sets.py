@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -57,7 +57,10 @@ def split(
     body = []
     for name, part in found.items():
         counts = part.counts()
-        path = part.to_manifest(folder / f"{name}.s5cmd")
+        level: Literal["series", "instance"] = (
+            "instance" if part.manifest().has_subsets else "series"
+        )
+        path = part.to_manifest(folder / f"{name}.s5cmd", level=level)
         say_wrote(path, aside=True)
         patients = len(part.unique("PatientID"))
         size = display.bytes_text(counts["bytes"])

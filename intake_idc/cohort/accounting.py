@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from intake_idc.arrow import bools, numbers, numpy_of
 from intake_idc.formats import Listing, Problem
 
 if TYPE_CHECKING:
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-__all__ = ["Rows", "gathered", "numbers", "one"]
+__all__ = ["Rows", "gathered", "narrowed", "one", "rest"]
 
 SHOWN = 200
 """Characters of a line that a problem shows."""
@@ -36,6 +38,11 @@ class Rows:
     def __len__(self) -> int:
         return int(self.names.num_rows)
 
+    @cached_property
+    def lines(self) -> np.ndarray[Any, Any]:
+        """Number of each row in its part."""
+        return numpy_of(one(self.names.column("line")))
+
     def has(self, name: str) -> np.ndarray[Any, Any]:
         """Say which rows have a name."""
         import numpy as np
@@ -45,9 +52,7 @@ class Rows:
         column = self.names.column(name)
         if not column.null_count:
             return np.ones(len(self), bool)
-        # An array of chunks would import pandas to become one of numpy.
-        valid = one(column.is_valid())
-        return np.asarray(valid.to_numpy(zero_copy_only=False))
+        return bools(one(column.is_valid()))
 
     def column(self, name: str, rows: np.ndarray[Any, Any]) -> pa.Array:
         """Give a name of some rows, as one array."""
@@ -64,13 +69,34 @@ class Rows:
         """Account for a row that was taken with a remark."""
         self.problems.append((int(row), reason, False))
 
+    def repeat(
+        self,
+        again: np.ndarray[Any, Any],
+        first: np.ndarray[Any, Any],
+        wholly: np.ndarray[Any, Any] | None = None,
+    ) -> None:
+        """Remark rows that name what earlier rows do, each pair of rows once.
+
+        ``wholly`` says of each whether nothing else is taken from the row.
+        """
+        import numpy as np
+
+        _, kept = np.unique(again * len(self) + first, return_index=True)
+        for place in kept.tolist():
+            row, before = int(again[place]), int(first[place])
+            if row == before:
+                continue
+            where = f"line {self.lines[before]}"
+            if self.part[row] != self.part[before]:
+                where += f" of {self.listings[self.part[before]].part}"
+            part = "" if wholly is None or wholly[place] else "in part "
+            self.remark(row, f"{part}repeats {where}; taken once")
+
     def accounted(self) -> list[Problem]:
         """Give every problem, those of reading too, by file and line."""
-        lines = self.names.column("line")
         wanted: dict[int, list[int]] = {}
-        where = [
-            (int(self.part[row]), lines[row].as_py()) for row, _, _ in self.problems
-        ]
+        at = [row for row, _, _ in self.problems]
+        where = list(zip(self.part[at].tolist(), self.lines[at].tolist(), strict=True))
         for part, line in where:
             wanted.setdefault(part, []).append(line)
         shown = {part: self.listings[part].texts(ls) for part, ls in wanted.items()}
@@ -102,20 +128,37 @@ def gathered(listings: Sequence[Listing]) -> Rows:
     if len(names) > 1:
         table = pa.concat_tables(names, promote_options="default")
     rows = Rows(table, part, listings)
-    for row in np.flatnonzero(rows.has("bucket")).tolist():
-        bucket = table.column("bucket")[row].as_py()
-        reason = f"bucket {bucket!r} is none of IDC's; the series is found by its uuid"
-        rows.remark(row, reason)
+    strange = np.flatnonzero(rows.has("bucket"))
+    if len(strange):
+        buckets = rows.column("bucket", strange).to_pylist()
+        reasons = {
+            name: f"bucket {name!r} is none of IDC's; the series is found by its uuid"
+            for name in set(buckets)
+        }
+        for row, bucket in zip(strange.tolist(), buckets, strict=True):
+            rows.remark(row, reasons[bucket])
     return rows
 
 
-def numbers(places: np.ndarray[Any, Any]) -> pa.Array:
-    """Give places as an Arrow array, without a copy."""
-    import numpy as np
-    import pyarrow as pa
+WIDER = ("StudyInstanceUID", "crdc_study_uuid", "PatientID", "collection_id")
+"""Names that do not count in a row that has a narrower one."""
 
-    data = np.ascontiguousarray(places, np.int64)
-    return pa.Array.from_buffers(pa.int64(), len(data), [None, pa.py_buffer(data)])
+
+def narrowed(listing: Listing) -> Listing:
+    """Give a listing without the names that are not looked at in any of its rows.
+
+    A portal's table names patient, study and series: a million rows of it are small
+    when only the series are kept.
+    """
+    names = listing.names
+    every = any(
+        name in names.column_names and not names.column(name).null_count
+        for name in ("crdc_series_uuid", "crdc_instance_uuid", "SeriesInstanceUID")
+    )
+    wide = [name for name in WIDER if name in names.column_names]
+    if not every or not wide:
+        return listing
+    return replace(listing, names=names.drop_columns(wide))
 
 
 def one(column: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -129,3 +172,12 @@ def one(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     if column.num_chunks:
         return pa.concat_arrays(column.chunks)
     return pa.nulls(0, column.type)
+
+
+def rest(count: int, taken: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Give the places below ``count`` that are not among these."""
+    import numpy as np
+
+    left = np.ones(count, bool)
+    left[taken] = False
+    return np.flatnonzero(left)

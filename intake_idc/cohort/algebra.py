@@ -6,6 +6,8 @@ A series is the same as another by its bytes (``crdc_series_uuid``), or by its n
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
@@ -18,14 +20,22 @@ from intake_idc.release.listed import ListedRows, members
 from intake_idc.selection import Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pyarrow as pa
 
-    from intake_idc.cohort.cohort import Cohort
+    from intake_idc.cohort.verbs.base import AnyCohort, Base
     from intake_idc.storage import Mirror
 
-__all__ = ["By", "difference", "intersection", "part_of", "release_of", "union"]
+__all__ = [
+    "By",
+    "difference",
+    "given",
+    "intersection",
+    "part_of",
+    "release_of",
+    "union",
+]
 
 By = Literal["crdc_series_uuid", "SeriesInstanceUID"]
 """What makes two series the same: their bytes, or their name."""
@@ -39,7 +49,7 @@ SHOWN = 160
 """Letters of a cohort's conditions that the origin of a list repeats."""
 
 
-def union(one: Cohort, other: Cohort, by: By) -> Cohort:
+def union(one: AnyCohort, other: AnyCohort, by: By) -> AnyCohort:
     """Give the series of one cohort, and after them those that only the other has."""
     _check(one, other, by)
     # A list is read and copied as it stands: what it is made of must be meant.
@@ -67,10 +77,13 @@ def union(one: Cohort, other: Cohort, by: By) -> Cohort:
         fresh = set(more.to_pylist())
         meant |= {uuid: own for uuid, own in others.items() if uuid in fresh}
         found = _with_subsets(found, meant)
+        if meant != mine:
+            # The objects that are known may be just those that were meant before.
+            found = replace(found, objects=None)
     return replace(found, problems=problems)
 
 
-def intersection(one: Cohort, other: Cohort, by: By) -> Cohort:
+def intersection(one: AnyCohort, other: AnyCohort, by: By) -> AnyCohort:
     """Give the series of one cohort that the other has too."""
     _check(one, other, by)
     # A release has each name once, so that there both keys say the same.
@@ -90,7 +103,7 @@ def intersection(one: Cohort, other: Cohort, by: By) -> Cohort:
     return found
 
 
-def difference(one: Cohort, other: Cohort, by: By) -> Cohort:
+def difference(one: AnyCohort, other: AnyCohort, by: By) -> AnyCohort:
     """Give the series of one cohort that the other does not have."""
     import pyarrow as pa
 
@@ -117,7 +130,7 @@ def difference(one: Cohort, other: Cohort, by: By) -> Cohort:
     return _with_subsets(found, {**mine, **left})
 
 
-def part_of(cohort: Cohort, uuids: Names, origin: str) -> Cohort:
+def part_of(cohort: AnyCohort, uuids: Names, origin: str) -> AnyCohort:
     """Give these series of a cohort as a list, in the cohort's order.
 
     Mirror, problems and known objects stay. It may be empty.
@@ -154,7 +167,7 @@ def part_of(cohort: Cohort, uuids: Names, origin: str) -> Cohort:
     return replace(cohort, rows=made, selection=Selection(), everything=False)
 
 
-def release_of(cohort: Cohort) -> Release:
+def release_of(cohort: Base) -> Release:
     """Give the release that a cohort belongs to, also where it is a list.
 
     Raises
@@ -172,7 +185,24 @@ def release_of(cohort: Cohort) -> Release:
     return open_release(rows.idc_version, rows.spec, rows.digest)
 
 
-def _check(one: Cohort, other: object, by: object) -> None:
+def given(argument: str, value: str | Sequence[str] | None) -> list[str]:
+    """Give what an argument names: one text, or some in their order; None is none.
+
+    Raises
+    ------
+    RequestError
+        It is neither. A set has another order in each process.
+    """
+    found: list[Any] = [] if value is None else [value]
+    if isinstance(value, Iterable) and not isinstance(value, str | AbstractSet):
+        found = list(value)
+    if not all(isinstance(name, str) for name in found):
+        msg = f"{argument} is a text or a list of texts; got {value!r}"
+        raise RequestError(msg, argument=argument)
+    return found
+
+
+def _check(one: Base, other: object, by: object) -> None:
     if by not in KEYS:
         msg = f"by is {' or '.join(map(repr, KEYS))}; got {by!r}"
         raise RequestError(msg, by=by)
@@ -191,7 +221,7 @@ def _both(one: Selection, other: Selection) -> Selection:
     )
 
 
-def _named(cohort: Cohort, by: By) -> pa.Table:
+def _named(cohort: Base, by: By) -> pa.Table:
     """Give the names of the series, in order."""
     columns = list(dict.fromkeys([UUID, by]))
     return cohort.rows.table(columns, cohort.selection)
@@ -225,8 +255,8 @@ def _fixed(old: FixedRows, table: pa.Table, origin: str) -> FixedRows:
 
 
 def _together(
-    one: Cohort, ours: Names, other: Cohort, more: Names, origin: str
-) -> Cohort:
+    one: AnyCohort, ours: Names, other: AnyCohort, more: Names, origin: str
+) -> AnyCohort:
     """Give series of one cohort, and after them some of another, as the first's."""
     import pyarrow as pa
 
@@ -265,7 +295,7 @@ def _joined(table: pa.Table, more: pa.Table) -> pa.Table:
     return pa.concat_tables([table.select(list(columns)), pa.table(columns)])
 
 
-def _subsets(cohort: Cohort, names: pa.Table) -> Subsets:
+def _subsets(cohort: Base, names: pa.Table) -> Subsets:
     """Give the objects of the series of which not all are meant, by uuid."""
     rows = cohort.rows
     if isinstance(rows, Release):
@@ -284,7 +314,7 @@ def _subsets(cohort: Cohort, names: pa.Table) -> Subsets:
     }
 
 
-def _with_subsets(found: Cohort, meant: Subsets) -> Cohort:
+def _with_subsets(found: AnyCohort, meant: Subsets) -> AnyCohort:
     """Give a list with these objects of some series, and all of the others.
 
     A series of which no object is left is left out.
@@ -310,7 +340,7 @@ def _with_subsets(found: Cohort, meant: Subsets) -> Cohort:
     return replace(part, rows=made)
 
 
-def _one_mirror(one: Cohort, other: Cohort) -> Mirror | None:
+def _one_mirror(one: Base, other: Base) -> Mirror | None:
     """Give the mirror that has the series of both.
 
     Raises
@@ -332,11 +362,11 @@ def _one_mirror(one: Cohort, other: Cohort) -> Mirror | None:
     raise RequestError(msg)
 
 
-def _origin(verb: str, one: Cohort, other: Cohort) -> str:
+def _origin(verb: str, one: Base, other: Base) -> str:
     return f"{verb} of {_words(one)} and {_words(other, one.idc_version)}"
 
 
-def _words(cohort: Cohort, idc_version: int | None = None) -> str:
+def _words(cohort: Base, idc_version: int | None = None) -> str:
     words = cohort._where  # noqa: SLF001
     words = words if len(words) <= SHOWN else f"{words[: SHOWN - 3]}..."
     version = cohort.idc_version

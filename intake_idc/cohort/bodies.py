@@ -16,6 +16,7 @@ from intake_idc.cohort.listed import listed_cohort
 from intake_idc.cohort.opening import open_idc
 from intake_idc.credentials import refuse_in_url
 from intake_idc.errors import BadBody, EmptySelection, RequestError, StorageError
+from intake_idc.files import whole_path
 from intake_idc.formats import Problem
 from intake_idc.release import Release
 from intake_idc.selection import Selection
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from intake_idc.export import Export
     from intake_idc.storage import Mirror
 
-__all__ = ["body_pin", "is_body", "load_body", "open_cohort"]
+__all__ = ["body_pin", "is_body", "lasting_body", "load_body", "open_cohort"]
 
 LARGEST = 32 << 20
 """Bytes of JSON that are taken for a body."""
@@ -72,6 +73,8 @@ def open_cohort(
         The body names another release than ``idc_version``.
     TableNotFound
         An attribute needs a table that is not at hand; the message says which.
+    UnknownValue
+        Of a body whose answer is a question: no series has a value.
     EmptySelection
         Of a body whose answer is a list: it asks for no series.
 
@@ -137,13 +140,40 @@ def load_body(body: str | os.PathLike[str]) -> Any:
         The file cannot be read.
     """
     text = os.fspath(body)
-    if not text.lstrip().startswith(("{", "[")):
+    if not _is_json(text):
         text = _text(text)
     try:
         return json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         msg = f"{_name(body)} is no JSON: {error}"
         raise BadBody(msg) from error
+
+
+def lasting_body(body: Mapping[str, Any] | str | os.PathLike[str]) -> Any:
+    """Give a body as a catalog keeps it: plain data of its own, or a whole path or URL.
+
+    Raises
+    ------
+    BadBody
+        It is JSON text, or data, that is no JSON.
+    MirrorError
+        It is a URL that holds a secret.
+    """
+    if isinstance(body, Mapping):
+        try:
+            return json.loads(json.dumps(dict(body)))
+        except (TypeError, ValueError, RecursionError) as error:
+            msg = f"the body is no JSON: {error}"
+            raise BadBody(msg) from error
+    text = os.fspath(body)
+    if _is_json(text):
+        return _loaded(text)[0]
+    refuse_in_url(text, "body")
+    return whole_path(text)
+
+
+def _is_json(text: str) -> bool:
+    return text.lstrip().startswith(("{", "["))
 
 
 def body_pin(data: Mapping[str, Any]) -> int | None:
@@ -193,7 +223,7 @@ def _loaded(
 
 
 def _name(body: object) -> str:
-    if isinstance(body, Mapping) or str(body).lstrip().startswith(("{", "[")):
+    if isinstance(body, Mapping) or _is_json(str(body)):
         return "the body"
     return str(body)
 
@@ -244,7 +274,9 @@ def _check_pin(
 
 
 def _saved(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Give the ``filterSet`` of a saved cohort or of an answer, if it is one."""
+    """Give the ``filterSet`` of a saved cohort or of an answer; it may come alone."""
+    if "idc_data_version" in data and "filters" in data:
+        return data
     inside = data.get("cohort_def", data)
     found = inside.get("filterSet") if isinstance(inside, Mapping) else None
     return found if isinstance(found, Mapping) else None
@@ -256,6 +288,17 @@ def _v2_filters(data: Mapping[str, Any]) -> Filters:
     if saved is not None:
         if "filters" not in saved:
             msg = f"the filterSet of a saved cohort holds 'filters'; got {list(saved)}"
+            raise BadBody(msg)
+        for key in saved:
+            if key not in v2_body.FILTER_SET_KEYS:
+                msg = f"'{key}' is an invalid filterSet key"
+                raise BadBody(msg, key=str(key))
+        beside = [data, data.get("cohort_def", {})]
+        if any("filters" in each for each in beside if each is not saved):
+            msg = (
+                "the body has filters beside those of its filterSet, and says not "
+                "which count"
+            )
             raise BadBody(msg)
         return v2_body.read_filters(saved["filters"])
     if "cohort_def" in data:
@@ -281,7 +324,11 @@ def _live(filters: Filters, release: Release) -> Selection | None:
         columns[column] = _wanted(column, [str(value) for value in values], release)
     if v2_source.unserved(v2_source.Asked(tuple(filters), ()), release):
         return None
-    return Selection().where(columns) if columns else Selection()
+    if not columns:
+        return Selection()
+    selection = Selection().where(columns)
+    selection.compile(release)  # Beside a pattern, a wrong value is missed later.
+    return selection
 
 
 def _wanted(column: str, values: Sequence[str], release: Release) -> list[Any]:
@@ -290,14 +337,17 @@ def _wanted(column: str, values: Sequence[str], release: Release) -> list[Any]:
     exact = [v for v in either if column == "collection_id" or v.lower() == v.upper()]
     lettered = [v for v in either if v not in exact]
     wanted: list[Any] = [*exact]
-    if len(lettered) > MANY and column in release.columns:
-        # A pattern is held against every value of the column.
+    if lettered and column in release.columns:
         spelt: dict[str, list[str]] = {}
         for value in release.distinct(column):
             spelt.setdefault(value.lower(), []).append(value)
+        many = len(lettered) > MANY
         for value in lettered:
-            wanted += spelt.get(value.lower(), [value])
-        lettered = []
+            # A value that no series has is an error, which a pattern would not be;
+            # and a pattern is held against every value of the column.
+            if many or value.lower() not in spelt:
+                wanted += spelt.get(value.lower(), [value])
+        lettered = [] if many else [v for v in lettered if v.lower() in spelt]
     wanted += [
         {"regex": _regex(v), "flags": ["IGNORECASE", "DOTALL"]}
         for v in [*lettered, *(v for v in values if "%" in v)]

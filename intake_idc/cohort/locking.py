@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from fsspec.callbacks import Callback
 
     from intake_idc.cohort.difference import Difference
+    from intake_idc.cohort.verbs.base import Base
     from intake_idc.manifest import Manifest
     from intake_idc.storage import Mirror
     from intake_idc.transfer import Report
@@ -52,7 +53,7 @@ SHOWN = 5
 
 
 def write_lock(
-    cohort: Cohort,
+    cohort: Base,
     manifest: Manifest,
     path: Path,
     *,
@@ -77,7 +78,7 @@ def write_lock(
     return written.digest
 
 
-def _question(cohort: Cohort) -> dict[str, Any]:
+def _question(cohort: Base) -> dict[str, Any]:
     """Say what was asked: of a release, of a manifest, or of a lock what it says."""
     rows, asked = cohort.rows, cohort.selection.to_dict()
     if isinstance(rows, Release):
@@ -106,7 +107,7 @@ def _selection(data: Mapping[str, Any]) -> Selection:
     )
 
 
-def where(cohort: Cohort) -> str:
+def where(cohort: Base) -> str:
     """Say in words what a locked cohort was asked by."""
     question = _question(cohort)
     conditions = _selection(question["selection"])
@@ -115,7 +116,7 @@ def where(cohort: Cohort) -> str:
     return f"{conditions or 'every series'} of {question['manifest'] or 'a manifest'}"
 
 
-def _pin(cohort: Cohort) -> dict[str, Any]:
+def _pin(cohort: Base) -> dict[str, Any]:
     rows = cohort.rows
     if isinstance(rows, Release):
         return rows.pin

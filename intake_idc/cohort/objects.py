@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from intake_idc.arrow import packed, unpack_uuids
-from intake_idc.cohort.accounting import Rows, numbers, one
+from intake_idc.arrow import numbers, numpy_of, packed, unpack_uuids
+from intake_idc.cohort.accounting import Rows, one, rest
 from intake_idc.errors import RequestError
 from intake_idc.formats.places import uuid_bytes
 from intake_idc.release.listed import ListedRows, members, named
@@ -110,7 +110,7 @@ def by_uuid(
             break
         asked = uuids.take(numbers(left))
         table = lookup(asked)
-        positions = table.column("position").to_numpy()
+        positions = numpy_of(one(table.column("position")))
         if "reason" in table.column_names:
             why = table.column("reason").to_pylist()
             pairs = zip(positions.tolist(), why, strict=True)
@@ -146,7 +146,7 @@ def _told(
         for place, uuid in zip(places.tolist(), found.to_pylist(), strict=True):
             whole[place] = whole[place] or uuid
         series = packed(whole)
-    positions = table.column("position").to_numpy()
+    positions = numpy_of(one(table.column("position")))
     objects = uuids.take(numbers(positions)) if asked else uuids
     if asked and "crdc_instance_uuid" in known:
         # Of a bundle each object, not the bundle.
@@ -180,7 +180,7 @@ def by_sop(
 
     names = rows.column("SOPInstanceUID", at)
     done = alone(rows, at, names, release, lookups, series)
-    left = np.setdiff1d(np.arange(len(at)), done)
+    left = rest(len(at), done)
     if not len(left):
         return
     uuids = unpack_uuids(series.take(numbers(left))).to_pylist()
@@ -230,7 +230,7 @@ def alone(
         return np.zeros(0, np.int64)
     asked = one(table["crdc_instance_uuid"])
     kept, found, objects = _told(table, asked, release, asked=False)
-    places = table.column("position").to_numpy()[kept]
+    places = numpy_of(one(table.column("position")))[kept]
     if series is not None and len(places):
         own = series.take(numbers(places)).to_pylist()
         same = np.array([a == b for a, b in zip(own, found.to_pylist(), strict=True)])

@@ -7,14 +7,17 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from intake_idc.arrow import integers
+from intake_idc.cohort.accounting import narrowed
 from intake_idc.cohort.cohort import Cohort
 from intake_idc.cohort.difference import compare
 from intake_idc.cohort.objects import Lookups
 from intake_idc.cohort.resolving import resolve
 from intake_idc.errors import (
     EmptySelection,
+    ManifestError,
     RequestError,
     SeriesWithdrawn,
+    UnknownRelease,
     UnknownValue,
 )
 from intake_idc.formats import Problem, check_problems
@@ -121,13 +124,19 @@ def open_manifest(
         raise RequestError(msg)
     from intake_idc.formats.reading import read
 
-    listings = read(source, kind)
+    listings = [narrowed(listing) for listing in read(source, kind)]
     said: set[int] = set()
     if idc_version is None:
         header, rowwise = _said(listings)
         said = header | rowwise
         idc_version = max(header or rowwise, default="current")
-    release = open_release(idc_version, tables, digest)
+    try:
+        release = open_release(idc_version, tables, digest)
+    except UnknownRelease as error:
+        if idc_version not in said:
+            raise
+        msg = f"the manifest says that it is of release {idc_version}: {error}"
+        raise ManifestError(msg, idc_version=idc_version) from error
     lookups = Lookups(objects, drs)
     rows, found = resolve(listings, release, {release.idc_version, *said}, lookups)
     name = ", ".join(dict.fromkeys(each.part for each in listings))

@@ -8,7 +8,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from intake_idc.arrow import integers, texts
-from intake_idc.cohort.algebra import UUID, part_of, release_of
+from intake_idc.cohort.algebra import UUID, given, part_of, release_of
 from intake_idc.errors import RequestError, TableNotFound
 from intake_idc.formats import Problem
 from intake_idc.release.database import memory_database
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from intake_idc.cohort.cohort import Cohort
+    from intake_idc.cohort.verbs.base import AnyCohort, Base
     from intake_idc.release import FixedRows, Release
     from intake_idc.storage import Instance, Mirror
 
@@ -55,10 +55,10 @@ TOLD = {
 
 
 def require_all_on(
-    cohort: Cohort, on: str | Sequence[str], columns: dict[str, Any]
-) -> Cohort:
+    cohort: AnyCohort, on: str | Sequence[str], columns: dict[str, Any]
+) -> AnyCohort:
     """Give the groups that have every combination; see `Cohort.require_all_on`."""
-    keys = [on] if isinstance(on, str) else list(on)
+    keys = given("on", on)
     if not keys:
         msg = "name the column or columns that make a group, such as StudyInstanceUID"
         raise RequestError(msg)
@@ -121,7 +121,7 @@ def _placed(table: pa.Table) -> pa.Table:
 
 
 def references(
-    cohort: Cohort,
+    cohort: Base,
     modality: Sequence[str],
     headers: Headers,
     mirror: Place,
@@ -146,8 +146,8 @@ def references(
 
 
 def sources_of(
-    cohort: Cohort, modality: Sequence[str], headers: Headers, mirror: Place
-) -> Cohort:
+    cohort: AnyCohort, modality: Sequence[str], headers: Headers, mirror: Place
+) -> AnyCohort:
     """Give the series that annotations are of; see `Cohort.sources`."""
     table = references(cohort, modality, headers, mirror)
     release = release_of(cohort)
@@ -176,8 +176,8 @@ def sources_of(
 
 
 def annotations_of(
-    cohort: Cohort, modality: Sequence[str], headers: Headers, mirror: Place
-) -> Cohort:
+    cohort: AnyCohort, modality: Sequence[str], headers: Headers, mirror: Place
+) -> AnyCohort:
     """Give the annotations of series; see `Cohort.annotations`."""
     import pyarrow.compute as pc
 
@@ -251,7 +251,7 @@ class _Sources:
                 if source:
                     self._add(uid, [source], table)
 
-    def ask_headers(self, cohort: Cohort, rows: pa.Table, mirror: Place) -> None:
+    def ask_headers(self, cohort: Base, rows: pa.Table, mirror: Place) -> None:
         """Read the headers of what no table told, unless tables alone are asked."""
         import pyarrow.compute as pc
 
@@ -275,7 +275,7 @@ class _Sources:
             self.told_by[uid] = told_by
 
 
-def _read(part: Cohort, mirror: Place) -> Iterator[tuple[str, list[str]]]:
+def _read(part: Base, mirror: Place) -> Iterator[tuple[str, list[str]]]:
     """Read of each object of some series which series it is of."""
     from intake_idc import storage
 
@@ -295,11 +295,11 @@ def _read_one(instance: Instance, mirror: Mirror) -> tuple[str, list[str]]:
 
 
 def _modalities(modality: str | Sequence[str]) -> list[str]:
-    named = [modality] if isinstance(modality, str) else list(modality)
-    if not named or not all(isinstance(name, str) for name in named):
+    found = given("modality", modality)
+    if not found:
         msg = f"modality is one or more of {', '.join(ANNOTATIONS)}; got {modality!r}"
         raise RequestError(msg)
-    return named
+    return found
 
 
 def _of_modality(
@@ -320,12 +320,12 @@ def _untold(modality: str, headers: Headers) -> str:
 
 
 def _listed(
-    cohort: Cohort,
+    cohort: AnyCohort,
     release: Release,
     found: pa.Table,
     origin: str,
     problems: Sequence[Problem],
-) -> Cohort:
+) -> AnyCohort:
     """Give series of a release as a list, read from where another cohort is."""
     whole = replace(
         cohort,

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from intake_idc.arrow import lists, unpack_uuids
+from intake_idc.arrow import bools, lists, numbers, numpy_of, unpack_uuids
 from intake_idc.cohort import objects
-from intake_idc.cohort.accounting import Rows, gathered, numbers
+from intake_idc.cohort.accounting import Rows, gathered, rest
 from intake_idc.errors import UnknownRelease
 from intake_idc.release import MANIFEST_COLUMNS
 from intake_idc.release.history import histories, widest, with_others
@@ -102,8 +102,9 @@ def _by_uuid(rows: Rows, release: Release, lookups: Lookups) -> np.ndarray[Any, 
         if len(single):
             taken = uuids.take(numbers(single))
             objects.by_uuid(rows, either[single], taken, release, lookups)
-    left = np.flatnonzero(~(series | instance | rows.has("uuid")))
-    return np.asarray(np.setdiff1d(left, wrong))
+    taken = series | instance | rows.has("uuid")
+    taken[wrong] = True
+    return np.flatnonzero(~taken)
 
 
 def _contradictions(
@@ -136,22 +137,20 @@ def _by_uid(
     rows: Rows, release: Release, left: np.ndarray[Any, Any], lookups: Lookups
 ) -> np.ndarray[Any, Any]:
     """Take the rows that name a series by its DICOM UID; give those left."""
-    import numpy as np
-
     has = rows.has("SeriesInstanceUID")[left]
-    own, rest = left[has], left[~has]
+    own, left = left[has], left[~has]
     if len(own):
         _series(rows, own, rows.column("SeriesInstanceUID", own), release, lookups)
-    has = rows.has("uid")[rest]
-    unsaid, rest = rest[has], rest[~has]
+    has = rows.has("uid")[left]
+    unsaid, left = left[has], left[~has]
     if len(unsaid):
         uids = rows.column("uid", unsaid)
         kept = _series(rows, unsaid, uids, release, lookups, strict=False)
-        missing = np.setdiff1d(np.arange(len(unsaid)), kept)
+        missing = rest(len(unsaid), kept)
         if len(missing):
             taken = uids.take(numbers(missing))
             _studies(rows, unsaid[missing], taken, release, lookups)
-    return np.asarray(rest)
+    return left
 
 
 def _studies(
@@ -167,9 +166,9 @@ def _studies(
     places, series = named(release, "StudyInstanceUID", uids)
     if len(places):
         rows.found.append((at[places], series, None))
-    missing = np.setdiff1d(np.arange(len(at)), places)
-    rest = uids.take(numbers(missing))
-    done = objects.alone(rows, at[missing], rest, release, lookups)
+    missing = rest(len(at), places)
+    asked = uids.take(numbers(missing))
+    done = objects.alone(rows, at[missing], asked, release, lookups)
     missing = np.setdiff1d(missing, missing[done])
     names = uids.take(numbers(missing)).to_pylist()
     lives = histories(widest(release), "SeriesInstanceUID", names)
@@ -198,9 +197,9 @@ def _series(
     versions = np.full(len(at), release.idc_version)
     if "idc_version" in rows.names.column_names:
         said = rows.column("idc_version", at)
-        versions = said.fill_null(release.idc_version).to_numpy()
+        versions = numpy_of(said.fill_null(release.idc_version))
     done: list[Any] = []
-    for version in np.unique(versions).tolist():
+    for version in np.flatnonzero(np.bincount(versions)).tolist():
         of = np.flatnonzero(versions == version)
         try:
             asked = release if version == release.idc_version else release.at(version)
@@ -208,10 +207,10 @@ def _series(
             rows.reject(at[of], f"is of release {version}: {error}")
             done.append(of)
             continue
-        names = uids.take(numbers(of))
+        names = uids if len(of) == len(at) else uids.take(numbers(of))
         places, series = named(asked, "SeriesInstanceUID", names)
         _taken(rows, at[of[places]], series, asked, lookups)
-        missing = np.setdiff1d(np.arange(len(of)), places)
+        missing = rest(len(of), places)
         done.append(of[places])
         if len(missing) and strict:
             texts_of = names.take(numbers(missing)).to_pylist()
@@ -261,6 +260,14 @@ UNTOLD_SOP = (
 )
 
 
+UNTOLD_STUDY = (
+    "names a study by uuid alone, which no index table tells; name it by "
+    "StudyInstanceUID, or its series"
+)
+NEAREST = 10
+"""Unknown names of which the nearest are looked for: it takes long."""
+
+
 def _by_group(
     rows: Rows, release: Release, left: np.ndarray[Any, Any], lookups: Lookups
 ) -> None:
@@ -273,20 +280,18 @@ def _by_group(
         done = objects.alone(rows, single, names, release, lookups)
         left = np.setdiff1d(left, single)
         rows.reject(np.delete(single, done).tolist(), UNTOLD_SOP)
-    for name in ("StudyInstanceUID", "PatientID", "collection_id"):
+    for name in ("StudyInstanceUID", "crdc_study_uuid", "PatientID", "collection_id"):
         has = rows.has(name)[left]
         own, left = left[has], left[~has]
-        if len(own):
-            _group(rows, own, name, rows.column(name, own), release)
-    for row in left.tolist():
-        if rows.has("crdc_study_uuid")[row]:
-            reason = (
-                "names a study by uuid alone, which no index table tells; name it by "
-                "StudyInstanceUID, or its series"
-            )
+        if not len(own):
+            continue
+        if name == "crdc_study_uuid":
+            # By the wider names beside it, the row would take too much.
+            rows.reject(own.tolist(), UNTOLD_STUDY)
         else:
-            reason = "names no series, study, patient or collection"
-        rows.reject([row], reason)
+            _group(rows, own, name, rows.column(name, own), release)
+    nothing = "names no series, study, patient or collection"
+    rows.reject(left.tolist(), nothing)
 
 
 def _group(
@@ -301,14 +306,48 @@ def _group(
     collections = None
     if column == "PatientID" and "collection_id" in rows.names.column_names:
         collections = rows.column("collection_id", at)
-    places, series = named(release, column, names, collections)
+    first, which = _distinct_names(names, collections)
+    within = None if collections is None else collections.take(numbers(first))
+    asked = names.take(numbers(first))
+    places, series = named(release, column, asked, within)
     if len(places):
-        rows.found.append((at[places], series, None))
-    for place in np.setdiff1d(np.arange(len(at)), places).tolist():
-        what = names[place].as_py()
-        near = "" if column.endswith("UID") else release.near(column, what)
-        number = release.idc_version
-        rows.reject([at[place]], f"release {number} has no {column} {what!r}{near}")
+        rows.found.append((at[first[places]], series, None))
+    known = np.zeros(len(first), bool)
+    known[places] = True
+    again = rest(len(at), first)
+    again = again[known[which[again]]]
+    rows.repeat(at[again], at[first[which[again]]])
+    reasons: dict[int, str] = {}
+    for place in np.flatnonzero(~known[which]).tolist():
+        number = int(which[place])
+        if number not in reasons:
+            what = asked[number].as_py()
+            near = ""
+            if len(reasons) < NEAREST and not column.endswith("UID"):
+                near = release.near(column, what)
+                near = "" if repr(what) in near else near
+            reason = f"release {release.idc_version} has no {column} {what!r}"
+            if within is not None and within[number].is_valid:
+                reason += f" in collection {within[number].as_py()!r}"
+            reasons[number] = reason + near
+        rows.reject([at[place]], reasons[number])
+
+
+def _distinct_names(
+    names: pa.Array, collections: pa.Array | None
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Give where each name is for the first time, and which of these each name is."""
+    import numpy as np
+
+    codes = numpy_of(names.dictionary_encode().indices).astype(np.int64)
+    if collections is not None:
+        of = numpy_of(collections.dictionary_encode().indices.fill_null(-1))
+        codes = codes * (int(of.max()) + 2) + of + 1
+    _, first, which = np.unique(codes, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(first), np.int64)
+    rank[order] = np.arange(len(first))
+    return first[order], rank[which]
 
 
 # All together.
@@ -340,8 +379,9 @@ def _listed(rows: Rows, release: Release, judged: set[int]) -> ListedRows | None
     if single is not None:
         only = _subsets(rows, at, first, inverse, single)
     elif len(first) < len(at):
-        again = np.setdiff1d(np.arange(len(at)), first)
-        _repeated(rows, at, again, at[first[inverse[again]]])
+        again = rest(len(at), first)
+        wholly = ~np.isin(at[again], at[first])
+        rows.repeat(at[again], at[first[inverse[again]]], wholly)
     order = np.sort(first)
     if only is not None:
         # Of each series, in the order of their first rows.
@@ -385,18 +425,6 @@ def _in_order(rows: Rows) -> tuple[Any, pa.Array, pa.Array | None]:
     return at[order], series.take(numbers(order)), single
 
 
-def _repeated(rows: Rows, at: Any, again: Any, firsts: Any) -> None:
-    lines = rows.names.column("line")
-    for place, first in zip(again.tolist(), firsts.tolist(), strict=True):
-        row = int(at[place])
-        if row == first:
-            continue
-        line, part = lines[first].as_py(), rows.listings[rows.part[first]].part
-        same = rows.part[row] == rows.part[first]
-        where = f"line {line}" if same else f"line {line} of {part}"
-        rows.remark(row, f"repeats {where}; taken once")
-
-
 def _subsets(
     rows: Rows, at: Any, first: Any, inverse: Any, single: pa.Array
 ) -> pa.Array:
@@ -404,20 +432,20 @@ def _subsets(
     import numpy as np
 
     whole = np.zeros(len(first), bool)
-    whole[inverse[single.is_null().to_numpy(zero_copy_only=False)]] = True
+    whole[inverse[bools(single.is_null())]] = True
     meant: list[dict[bytes, int]] = [{} for _ in first]
     begun: dict[int, int] = {}
-    lines = rows.names.column("line")
+    lines = rows.lines
     for place, uuid in enumerate(single.to_pylist()):
         group, row = int(inverse[place]), int(at[place])
         if uuid is None and group in begun:
-            rows.remark(row, f"repeats line {lines[begun[group]].as_py()}; taken once")
+            rows.remark(row, f"repeats line {lines[begun[group]]}; taken once")
         elif uuid is None:
             begun[group] = row
         elif whole[group]:
             rows.remark(row, "its whole series is named, too; taken once")
         elif uuid in meant[group]:
-            line = lines[meant[group][uuid]].as_py()
+            line = lines[meant[group][uuid]]
             rows.remark(row, f"repeats line {line}; taken once")
         else:
             meant[group][uuid] = row

@@ -1,8 +1,8 @@
 """A sample of a cohort, and its division by patients.
 
-Which series or patient is taken follows from the MD5 of the seed and its own name, so
-that the same call gives the same on every machine, and nearly the same after the
-cohort has grown.
+What is taken follows from the MD5 of the seed and the name of a series or patient, so
+that the same call gives the same on every machine. A sample is nearly the same after
+the cohort has grown; a division is another, because it is right to the patient.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 from intake_idc.arrow import integers
-from intake_idc.cohort.algebra import UUID, part_of
+from intake_idc.cohort.algebra import UUID, given, part_of
 from intake_idc.errors import EmptySelection, RequestError
 from intake_idc.release.database import memory_database
 from intake_idc.selection import literal, quote
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from intake_idc.cohort.cohort import Cohort
+    from intake_idc.cohort.verbs.base import AnyCohort, Base
 
 __all__ = ["sample", "split_patients"]
 
@@ -32,7 +32,7 @@ MOST = 100
 """Parts that a division may have."""
 
 
-def sample(cohort: Cohort, n: int, seed: int) -> Cohort:
+def sample(cohort: AnyCohort, n: int, seed: int) -> AnyCohort:
     """Give n series of a cohort; see `Cohort.sample`."""
     wanted, seed = _whole("n", n), _whole("seed", seed)
     if wanted < 1:
@@ -53,18 +53,18 @@ def sample(cohort: Cohort, n: int, seed: int) -> Cohort:
 
 
 def split_patients(
-    cohort: Cohort,
+    cohort: AnyCohort,
     parts: Mapping[str, float],
     by: str | Sequence[str] | None,
     seed: int,
-) -> dict[str, Cohort]:
+) -> dict[str, AnyCohort]:
     """Give parts of a cohort that share no patient; see `Cohort.split_patients`."""
     import numpy as np
     import pyarrow as pa
 
     fractions = _fractions(parts)
     seed = _whole("seed", seed)
-    columns = [by] if isinstance(by, str) else list(by or ())
+    columns = given("by", by)
     names = ["StudyInstanceUID", "SeriesInstanceUID", "PatientID", *columns]
     table = _rows(cohort, names)
     found = memory_database().arrow(
@@ -82,7 +82,7 @@ def split_patients(
     return made
 
 
-def _rows(cohort: Cohort, columns: Sequence[str]) -> pa.Table:
+def _rows(cohort: Base, columns: Sequence[str]) -> pa.Table:
     """Give columns of the series, and their places, or refuse an empty cohort."""
     cohort._check_meant()  # noqa: SLF001
     names = list(dict.fromkeys([UUID, *columns]))
@@ -156,21 +156,23 @@ def _turns(fractions: Sequence[float], count: int) -> bytes:
 def _fractions(parts: Any) -> list[float]:
     """Check the parts, and give their fractions."""
     try:
-        named = dict(parts)
-        fractions = [float(fraction) for fraction in named.values()]
-    except (TypeError, ValueError) as error:
+        shares = dict(parts)
+        fractions = [float(fraction) for fraction in shares.values()]
+    except (TypeError, ValueError, OverflowError) as error:
         msg = f"parts are named fractions, as {{'train': 0.8, 'test': 0.2}}; {error}"
         raise RequestError(msg) from error
-    if not all(isinstance(name, str) and name for name in named):
-        msg = f"every part has a name; got {list(named)!r}"
+    if not all(isinstance(name, str) and name for name in shares):
+        msg = f"every part has a name; got {list(shares)!r}"
         raise RequestError(msg)
-    if not named or len(named) > MOST:
-        msg = f"a division has 1 to {MOST} parts; got {len(named):,}"
+    if not shares or len(shares) > MOST:
+        msg = f"a division has 1 to {MOST} parts; got {len(shares):,}"
         raise RequestError(msg)
-    total = math.fsum(fractions)
-    positive = all(fraction > 0 for fraction in fractions)
-    if not positive or not abs(total - 1) <= CLOSE:
-        msg = f"fractions are above 0 and add up to 1; got {named}, which is {total:g}"
+    # Not even infinite ones, which have no sum.
+    sensible = all(0 < fraction <= 1 + CLOSE for fraction in fractions)
+    total = math.fsum(fractions) if sensible else math.nan
+    if not abs(total - 1) <= CLOSE:
+        which = f", which is {total:g}" if sensible else ""
+        msg = f"fractions are above 0 and add up to 1; got {shares}{which}"
         raise RequestError(msg, total=total)
     return [fraction / total for fraction in fractions]
 

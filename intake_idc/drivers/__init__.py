@@ -14,7 +14,9 @@ from typing import Any
 
 from intake_idc.drivers.catalog import IDCCatalog
 from intake_idc.drivers.export import IDCExport
-from intake_idc.drivers.sources import IDCCohort, IDCLock, IDCManifest, IDCTable
+from intake_idc.drivers.lists import IDCLock, IDCManifest
+from intake_idc.drivers.sources import IDCCohort
+from intake_idc.drivers.tables import IDCTable
 
 __all__ = [
     "IDCCatalog",

@@ -11,7 +11,7 @@ from intake.catalog import Catalog
 from intake.catalog.entry import CatalogEntry
 from intake.source.base import DataSource
 
-from intake_idc.drivers.pinned import Pinned, Version
+from intake_idc.drivers.pinned import Pinned, Version, lasting_mirror
 from intake_idc.drivers.sources import IDCCohort
 from intake_idc.errors import RequestError
 from intake_idc.release import Release, open_release
@@ -171,17 +171,20 @@ class IDCCatalog(Pinned, Catalog):
         given: dict[str, Any] = {
             key: value for key, value in reading.items() if value is not None
         }
-        if given:
+        if mirror is not None:
+            given["mirror"] = lasting_mirror(**given)
+        elif given:
             resolve_mirror(**given)
         if tables is not None:
-            given["tables"] = tables
+            given["tables"] = release.spec
         if digest is not None:
             given["digest"] = digest
         self._shared: dict[str, Any] = {"idc_version": self.idc_version, **given}
         # A release does not change, so it is never loaded again.
         options = {"name": "idc", "ttl": None, **intake_options}
         super().__init__(metadata=dict(metadata or {}), **options)
-        self._pin(idc_version=self.idc_version)
+        places = {key: given[key] for key in ("tables", "mirror") if key in given}
+        self._pin(idc_version=self.idc_version, **places)
         self._captured_init_kwargs.pop("urlpath", None)
 
     def _make_entries_container(self) -> _Collections:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from intake.source.base import Schema
 
-from intake_idc.drivers.pinned import Pinned, Version
+from intake_idc.drivers.pinned import Pinned, Version, lasting_mirror
 from intake_idc.export.tables import Export, open_export
 
 if TYPE_CHECKING:
@@ -54,6 +54,10 @@ class IDCExport(Pinned):
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(metadata=dict(metadata or {}))
+        reading = {"endpoint_url": endpoint_url, "storage_options": storage_options}
+        if mirror is not None:
+            mirror = lasting_mirror(mirror, **reading)
+            self._captured_init_kwargs["mirror"] = mirror
         self.export: Export = open_export(
             idc_version,
             table,

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from intake.source.base import DataSource
 
 from intake_idc.cohort.writing import refuse_templates
+from intake_idc.credentials import refuse_in_url
+from intake_idc.files import whole_path
+from intake_idc.release import Release, open_release
+from intake_idc.storage import resolve_mirror
 
-__all__ = ["Pinned", "Version"]
+if TYPE_CHECKING:
+    import os
+
+__all__ = ["Pinned", "Version", "lasting_mirror", "lasting_path"]
 
 Version = int | Literal["current"]
 
@@ -24,12 +31,27 @@ class Pinned(DataSource):
     """
 
     idc_version: int
+    _tables: str | None
     _captured_init_kwargs: dict[str, Any]
 
     def _pin(self, **arguments: Any) -> None:
         """Write resolved arguments back among those that the source was made with."""
         self._captured_init_args = ()
         self._captured_init_kwargs.update(arguments)
+
+    def _pin_release(
+        self,
+        idc_version: Version,
+        tables: str | None,
+        digest: Mapping[str, str] | str | None,
+    ) -> Release:
+        """Open the release, and write back its number and where its tables are."""
+        release = open_release(idc_version, tables, digest)
+        self.idc_version = release.idc_version
+        self._tables = None if tables is None else release.spec
+        places = {} if tables is None else {"tables": self._tables}
+        self._pin(idc_version=self.idc_version, **places)
+        return release
 
     def configure_new(self, **kwargs: Any) -> Any:
         """Give a new source with some arguments changed; the release stays."""
@@ -85,6 +107,30 @@ class Pinned(DataSource):
 
     def _close(self) -> None:
         """Hold nothing open."""
+
+
+def lasting_path(path: str | os.PathLike[str], what: str) -> str:
+    """Give a path or URL as a catalog keeps it: whole, and without a secret.
+
+    Raises
+    ------
+    MirrorError
+        It is a URL with a user name, a password or a signature.
+    """
+    refuse_in_url(str(path), what)
+    return whole_path(path)
+
+
+def lasting_mirror(mirror: str | os.PathLike[str], **reading: Any) -> str:
+    """Give a mirror as a catalog keeps it, which is named anew on a worker.
+
+    Raises
+    ------
+    MirrorError
+        It is no mirror, or holds a secret; see `resolve_mirror`.
+    """
+    found = resolve_mirror(mirror, **reading)
+    return str(mirror) if found.name == str(mirror) else whole_path(mirror)
 
 
 def _remake(

@@ -1,34 +1,32 @@
-"""The sources: a cohort, a manifest, an index table."""
+"""The source that is a cohort, by conditions or a body."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from intake.source.base import Schema
 
-from intake_idc.cohort import Cohort, open_idc, open_lock, open_manifest
-from intake_idc.cohort.bodies import body_pin, is_body, load_body
-from intake_idc.drivers.pinned import Pinned, Version
+from intake_idc.cohort import Cohort, open_idc
+from intake_idc.cohort.bodies import body_pin, is_body, lasting_body, load_body
+from intake_idc.drivers.pinned import (
+    Pinned,
+    Version,
+    lasting_mirror,
+)
 from intake_idc.errors import RequestError
-from intake_idc.formats.reading import BIGQUERY
-from intake_idc.release import Release, open_release
+from intake_idc.release import Release
 from intake_idc.selection import Selection
 from intake_idc.storage import resolve_mirror
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from intake_idc.formats.reading import Kind
     from intake_idc.storage import EngineName
 
-__all__ = ["IDCCohort", "IDCLock", "IDCManifest", "IDCTable"]
+__all__ = ["CohortSource", "IDCCohort"]
 
 _COHORT_VERBS = frozenset(
     {
@@ -80,7 +78,7 @@ _COHORT_VERBS = frozenset(
 """What a source hands on to its `Cohort`."""
 
 
-class _CohortSource(Pinned):
+class CohortSource(Pinned):
     """A source that is a cohort: the objects of its series are its data."""
 
     container = "python"
@@ -96,15 +94,18 @@ class _CohortSource(Pinned):
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(metadata=dict(metadata or {}))
-        self._mirror = mirror
-        self._reading = {
+        self._reading: dict[str, Any] = {
             "endpoint_url": endpoint_url,
             "engine": engine,
             "storage_options": storage_options,
         }
-        if mirror is not None or any(self._reading.values()):
-            # A secret or a misspelt engine is refused here, not on a worker.
-            resolve_mirror(mirror, **self._reading)  # type: ignore[arg-type]
+        self._mirror = mirror
+        # A secret or a misspelt engine is refused here, not on a worker.
+        if mirror is not None:
+            self._mirror = lasting_mirror(mirror, **self._reading)
+            self._captured_init_kwargs["mirror"] = self._mirror
+        elif any(self._reading.values()):
+            resolve_mirror(None, **self._reading)
 
     @property
     def cohort(self) -> Cohort:
@@ -114,10 +115,7 @@ class _CohortSource(Pinned):
     def _placed(self, cohort: Cohort) -> Cohort:
         if self._mirror is None and not any(self._reading.values()):
             return cohort
-        return cohort.reading_from(
-            self._mirror,
-            **self._reading,  # type: ignore[arg-type]
-        )
+        return cohort.reading_from(self._mirror, **self._reading)
 
     def __getattr__(self, name: str) -> Any:
         if name in _COHORT_VERBS:
@@ -183,7 +181,7 @@ class _CohortSource(Pinned):
             yield list(part.compute())
 
 
-class IDCCohort(_CohortSource):
+class IDCCohort(CohortSource):
     """Driver ``idc_cohort``: series of one release, selected by columns.
 
     Parameters
@@ -234,6 +232,9 @@ class IDCCohort(_CohortSource):
         if body is not None and (columns or query or selection):
             msg = "an idc_cohort has either a body or conditions; search narrows it"
             raise RequestError(msg, argument="body")
+        if export is not None and body is None:
+            msg = "export= goes with a body; conditions are asked of the index"
+            raise RequestError(msg, argument="export")
         super().__init__(
             mirror=mirror,
             endpoint_url=endpoint_url,
@@ -246,21 +247,22 @@ class IDCCohort(_CohortSource):
             chosen = chosen.where(columns)
         for condition in [query] if isinstance(query, str) else query or ():
             chosen = chosen.query(condition)
-        self._digest, self._tables, self._chosen = digest, tables, chosen
-        self._everything, self._export = everything, export
-        self._body = _named(body) if isinstance(body, str) else body
+        self._digest, self._chosen = digest, chosen
+        self._everything = everything
+        self._body = None if body is None else lasting_body(body)
+        self._export = None if export is None else lasting_mirror(export)
         if self._body is not None and idc_version == "current":
             idc_version = _named_by(self._body) or idc_version
-        self.idc_version = open_release(idc_version, tables, digest).idc_version
-        if self._body is not None:
-            self._pin(body=self._body)
+        self._pin_release(idc_version, tables, digest)
+        places = {"body": self._body, "export": self._export}
+        self._pin(**{key: place for key, place in places.items() if place is not None})
         for column in columns:
             del self._captured_init_kwargs[column]
         for spent in ("query", "selection"):
             self._captured_init_kwargs.pop(spent, None)
         # Conditions are kept in one form, as data: a compiled expression has no
         # place in YAML.
-        self._pin(idc_version=self.idc_version, **chosen.to_arguments())
+        self._pin(**chosen.to_arguments())
 
     @cached_property
     def cohort(self) -> Cohort:
@@ -323,11 +325,6 @@ class IDCCohort(_CohortSource):
         return narrowed
 
 
-def _named(body: str) -> str:
-    """Give the path of a body whole; JSON text as it is."""
-    return body if body.lstrip().startswith("{") else _whole(body)
-
-
 def _named_by(body: Mapping[str, Any] | str) -> int | None:
     """Give the release that a body names, if it names one."""
     data = load_body(body) if isinstance(body, str) else body
@@ -348,275 +345,3 @@ def _refuse_misspelt(columns: Mapping[str, Any]) -> None:
         if near:
             msg = f"unknown argument {column!r}; did you mean {near[0]!r}?"
             raise RequestError(msg, argument=column)
-
-
-class IDCManifest(_CohortSource):
-    """Driver ``idc_manifest``: the series that a manifest of any dialect names.
-
-    Parameters
-    ----------
-    urlpath : str or list of str
-        A file, a pattern of files, or a URL that fsspec reads; several are parts of
-        one manifest.
-    names : list of str
-        In the place of a file: series, studies or objects by uuid, UID or URL.
-    kind : str, optional
-        The dialect, or what each name is; see `open_manifest`.
-    objects : str, optional
-        A table of objects, which tells their series; see `open_manifest`.
-    drs : bool
-        Whether the DRS server of the CRDC is asked for the series of objects.
-    idc_version : int or "current", optional
-        The release that the cohort belongs to; by default the one that the
-        manifest's header names, else the current one.
-    problems : "raise" or "report"
-        What to do with lines that give no series; see `open_manifest`.
-    tables, digest, mirror, endpoint_url, engine, storage_options
-        As for `IDCCohort`.
-    """
-
-    name = "idc_manifest"
-
-    def __init__(
-        self,
-        urlpath: str | list[str] | None = None,
-        idc_version: Version | None = None,
-        *,
-        names: list[str] | None = None,
-        kind: Kind | None = None,
-        objects: str | None = None,
-        drs: bool = False,
-        problems: Literal["raise", "report"] = "raise",
-        tables: str | None = None,
-        digest: str | Mapping[str, str] | None = None,
-        mirror: str | None = None,
-        endpoint_url: str | None = None,
-        engine: EngineName | None = None,
-        storage_options: Mapping[str, Any] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(
-            mirror=mirror,
-            endpoint_url=endpoint_url,
-            engine=engine,
-            storage_options=storage_options,
-            metadata=metadata,
-        )
-        if (urlpath is None) == (names is None):
-            msg = "an idc_manifest needs the path of a manifest (urlpath), or names"
-            raise RequestError(msg)
-        # A catalog is data: it does not say which hosts are asked.
-        if drs not in (True, False):
-            msg = f"drs is true or false in a catalog; got {drs!r}"
-            raise RequestError(msg)
-        self._given: Any = names
-        if urlpath is not None:
-            self._given = _parts(urlpath)
-        self._kind, self._drs = kind, drs
-        self._objects = None if objects is None else _whole(objects)
-        self._tables, self._problems = tables, problems
-        self._digest = digest
-        if idc_version is None:
-            idc_version = self._opened(None).idc_version
-        self.idc_version = open_release(idc_version, tables, digest).idc_version
-        pinned: dict[str, Any] = {"idc_version": self.idc_version}
-        if urlpath is not None:
-            given = self._given
-            several = isinstance(given, list)
-            pinned["urlpath"] = [str(each) for each in given] if several else given
-        if self._objects is not None:
-            pinned["objects"] = self._objects
-        self._pin(**pinned)
-
-    def _opened(self, idc_version: int | None) -> Cohort:
-        return open_manifest(
-            self._given,
-            kind=self._kind,
-            objects=self._objects,
-            drs=self._drs,
-            idc_version=idc_version,
-            tables=self._tables,
-            digest=self._digest,
-            problems=self._problems,
-        )
-
-    @cached_property
-    def cohort(self) -> Cohort:
-        """The cohort itself, free of Intake."""
-        return self._placed(self._opened(self.idc_version))
-
-    def search(self, **columns: Any) -> Cohort:
-        """Narrow by columns; see `Cohort.search`."""
-        return self.cohort.search(**columns)
-
-    def query(self, condition: str) -> Cohort:
-        """Narrow by one SQL condition; see `Cohort.query`."""
-        return self.cohort.query(condition)
-
-
-def _parts(urlpath: str | list[str]) -> str | list[Path]:
-    """Give one path or URL, or the paths of the parts of one manifest, whole."""
-    if not isinstance(urlpath, list | tuple):
-        if urlpath.startswith(BIGQUERY):
-            msg = (
-                "a table of BigQuery is read with the credentials of whoever reads, "
-                "which a catalog does not ask for; use open_manifest"
-            )
-            raise RequestError(msg, urlpath=urlpath)
-        return _whole(urlpath)
-    urls = [each for each in urlpath if "://" in str(each)]
-    if urls or not urlpath:
-        msg = f"the parts of a manifest are files of this machine; got {urlpath!r}"
-        raise RequestError(msg)
-    return [Path(_whole(each)) for each in urlpath]
-
-
-def _whole(urlpath: object) -> str:
-    """Give a path whole: it may be read from another folder, in another process."""
-    path = str(urlpath)
-    if "://" in path or "::" in path:
-        return path
-    return os.path.abspath(path)  # noqa: PTH100
-
-
-class IDCLock(_CohortSource):
-    """Driver ``idc_lock``: the series that a lock holds; no index is asked.
-
-    Parameters
-    ----------
-    urlpath : str
-        A lock, or a URL that fsspec reads.
-    digest : str, optional
-        The digest over all that the lock must have. Once the lock was opened, it is
-        among the arguments, so that whatever is written down carries it.
-    idc_version : int, optional
-        The release that the lock must be of.
-    mirror, endpoint_url, engine, storage_options
-        As for `IDCCohort`; by default those that the lock says.
-    """
-
-    name = "idc_lock"
-
-    def __init__(
-        self,
-        urlpath: str | None = None,
-        digest: str | None = None,
-        idc_version: int | None = None,
-        *,
-        mirror: str | None = None,
-        endpoint_url: str | None = None,
-        engine: EngineName | None = None,
-        storage_options: Mapping[str, Any] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(
-            mirror=mirror,
-            endpoint_url=endpoint_url,
-            engine=engine,
-            storage_options=storage_options,
-            metadata=metadata,
-        )
-        if urlpath is None:
-            msg = "an idc_lock needs the path of a lock (urlpath)"
-            raise RequestError(msg)
-        self._path, self._digest = _whole(urlpath), digest
-        if digest is None or idc_version is None:
-            opened = open_lock(self._path, digest=digest)
-            self._digest = opened.locked.digest if opened.locked else None
-            if idc_version not in (None, opened.idc_version):
-                self._refuse(idc_version, opened)
-            idc_version = opened.idc_version
-        self.idc_version = idc_version
-        self._pin(urlpath=self._path, digest=self._digest, idc_version=self.idc_version)
-
-    def _refuse(self, idc_version: int | None, opened: Cohort) -> NoReturn:
-        msg = (
-            f"the lock {self._path} is of release {opened.idc_version}, which nothing "
-            f"moves; got idc_version={idc_version!r}"
-        )
-        raise RequestError(msg, idc_version=idc_version)
-
-    @cached_property
-    def cohort(self) -> Cohort:
-        """The cohort itself, free of Intake."""
-        opened = open_lock(self._path, digest=self._digest)
-        if opened.idc_version != self.idc_version:
-            self._refuse(self.idc_version, opened)
-        return self._placed(opened)
-
-    def search(self, **columns: Any) -> Cohort:
-        """Narrow by columns; see `Cohort.search`."""
-        return self.cohort.search(**columns)
-
-    def query(self, condition: str) -> Cohort:
-        """Narrow by one SQL condition; see `Cohort.query`."""
-        return self.cohort.query(condition)
-
-
-class IDCTable(Pinned):
-    """Driver ``idc_table``: one index table of a release, as a data frame.
-
-    Parameters
-    ----------
-    table : str
-        Name of the table, such as ``idc_index`` or ``collections_index``.
-    idc_version : int or "current"
-        The release. ``idc_index`` is that of the release; the other tables are
-        those of the source.
-    tables, digest
-        Where the index tables are; see `open_release`.
-    columns : list of str, optional
-        Columns to keep.
-    """
-
-    name = "idc_table"
-    container = "dataframe"
-    partition_access = True
-
-    def __init__(
-        self,
-        table: str = "idc_index",
-        idc_version: Version = "current",
-        *,
-        tables: str | None = None,
-        digest: str | Mapping[str, str] | None = None,
-        columns: list[str] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(metadata=dict(metadata or {}))
-        self.release = open_release(idc_version, tables, digest)
-        self.idc_version = self.release.idc_version
-        self.table_name, self._columns = table, columns
-        self._pin(table=table, idc_version=self.idc_version)
-
-    @property
-    def table(self) -> Any:
-        """The table, as a `pyarrow.Table`."""
-        return self.release.index_table(self.table_name, self._columns)
-
-    def _get_schema(self) -> Schema:
-        """Describe the table: column types and shape."""
-        table = self.table
-        return Schema(
-            dtype={field.name: str(field.type) for field in table.schema},
-            shape=table.shape,
-            npartitions=1,
-            extra_metadata={"idc_version": self.idc_version},
-        )
-
-    def read(self) -> pd.DataFrame:
-        """Read the table as a pandas data frame."""
-        return self.table.to_pandas()
-
-    def read_partition(self, i: int) -> pd.DataFrame:
-        """Read the table, which is one partition."""
-        if i != 0:
-            msg = f"partition {i} of 1"
-            raise IndexError(msg)
-        return self.read()
-
-    def to_dask(self) -> Any:
-        """Give the table as a `dask.dataframe.DataFrame`."""
-        from intake_idc import lazy
-
-        return lazy.frame(self.table)

@@ -10,8 +10,17 @@ from __future__ import annotations
 import hashlib
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
-from intake_idc.arrow import binary, integers, texts, unpack_uuids, uuid_bytes
+from intake_idc.arrow import (
+    binary,
+    integers,
+    pack_uuids,
+    packed,
+    texts,
+    unpack_uuids,
+    uuid_bytes,
+)
 from intake_idc.errors import IntegrityError, MissingError, RequestError
 from intake_idc.manifest import OBJECTS, ONLY, Manifest
 
@@ -28,9 +37,7 @@ __all__ = ["ObjectTable", "series_hash"]
 SHOWN = 3
 """Series that an error names; the others are counted."""
 
-_UUID_DASHES = (8, 13, 18, 23)
-_UUID = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
-_MD5 = "^[0-9a-f]{32}$"
+_MD5 = r"\A[0-9a-f]{32}\z"
 
 
 def series_hash(hashes: Iterable[str]) -> str:
@@ -86,7 +93,11 @@ class ObjectTable:
             msg = "a table of objects needs instance_size in every row; some are null"
             raise RequestError(msg, column="instance_size")
         self._rows = pa.StructArray.from_arrays(
-            [_packed(_one(table, "crdc_instance_uuid"), "uuid"), size, _packed(md5)],
+            [
+                _packed_uuids(_one(table, "crdc_instance_uuid")),
+                size,
+                _packed_hashes(md5),
+            ],
             names=["uuid", "size", "md5"],
         )
         stated = "series_hash" in table.column_names
@@ -101,8 +112,8 @@ class ObjectTable:
         sha.update(repr(self._bounds).encode())
         sha.update(self._sizes.tobytes())
         for name in ("uuid", "md5"):
-            packed = self._rows.field(name).to_pylist()
-            sha.update(b"".join(value or bytes(16) for value in packed))
+            values = self._rows.field(name).to_pylist()
+            sha.update(b"".join(value or bytes(16) for value in values))
         return sha.hexdigest()
 
     def __eq__(self, other: object) -> bool:
@@ -183,9 +194,9 @@ class ObjectTable:
         starts = set(self._bounds)
         for at in same:
             if at + 1 not in starts:
-                uuid = _uuid(uuids[at].as_py())
+                uuid = UUID(bytes=uuids[at].as_py())
                 msg = f"object {uuid} is there twice in the table of objects"
-                raise IntegrityError(msg, crdc_instance_uuid=uuid)
+                raise IntegrityError(msg, crdc_instance_uuid=str(uuid))
 
     def _check_hashes(self, in_part: Collection[int]) -> None:
         md5 = self._rows.field("md5")
@@ -220,7 +231,7 @@ class ObjectTable:
             )
         )
         columns: dict[str, Any] = {name: [] for name in ("series", "bucket", "key")}
-        uuids = [_uuid(v) for v in self._rows.field("uuid").to_pylist()]
+        uuids = unpack_uuids(self._rows.field("uuid")).to_pylist()
         md5 = self._rows.field("md5").to_pylist()
         for at, series in enumerate(self._series.to_pylist()):
             first, last = self._bounds[at], self._bounds[at + 1]
@@ -338,12 +349,14 @@ class ObjectTable:
         found = pc.index_in(_keyed(places, uuids), value_set=known)
         if found.null_count:
             first = found.to_pylist().index(None)
-            uuid, series = _uuid(uuids[first].as_py()), self._series[places[first]]
+            uuid, series = UUID(bytes=uuids[first].as_py()), self._series[places[first]]
             msg = (
                 f"the table of objects has no row for instance {uuid} of series "
                 f"{series}, which is meant, and {found.null_count - 1:,} more"
             )
-            raise MissingError(msg, crdc_instance_uuid=uuid, series=[series.as_py()])
+            raise MissingError(
+                msg, crdc_instance_uuid=str(uuid), series=[series.as_py()]
+            )
         rows: np.ndarray[Any, Any] = found.to_numpy()
         return rows
 
@@ -382,6 +395,7 @@ def _one(table: pa.Table, name: str) -> pa.Array:
 def _named(table: pa.Table, manifest: Manifest) -> pa.Table:
     """Give the columns that are used, under one spelling and of one type."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     kinds = {
         "crdc_series_uuid": pa.string(),
@@ -398,6 +412,8 @@ def _named(table: pa.Table, manifest: Manifest) -> pa.Table:
         if found is not None:
             try:
                 columns[name] = table.column(found).cast(kind)
+                if name.endswith(("_uuid", "_hash")):
+                    columns[name] = pc.utf8_lower(columns[name])
             except (pa.ArrowException, KeyError) as error:
                 # A name that is there twice is a KeyError.
                 msg = f"{name} of a table of objects does not hold {kind}: {error}"
@@ -429,44 +445,41 @@ def _by_uid(column: pa.ChunkedArray, manifest: Manifest) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(manifest.uuids, pa.string())]).take(places)
 
 
-def _packed(texts: pa.Array, kind: str = "MD5") -> pa.Array:
-    """Pack uuids, or MD5s in hex, into 16 bytes each.
+def _packed_uuids(names: pa.Array) -> pa.Array:
+    """Pack uuids into 16 bytes each.
 
     Raises
     ------
     RequestError
-        A text is not one, or a uuid is null.
+        One is null, or none.
     """
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if kind == "uuid" and texts.null_count:
+    if names.null_count:
         msg = "a table of objects needs crdc_instance_uuid in every row"
         raise RequestError(msg, column="crdc_instance_uuid")
-    blank = "0" * 8 + "-0000" * 3 + "-" + "0" * 12 if kind == "uuid" else "0" * 32
-    width = len(blank)
-    filled = texts.fill_null(blank)
-    form = _UUID if kind == "uuid" else _MD5
-    wrong = pc.invert(pc.match_substring_regex(filled, form))
-    if pc.any(wrong).as_py():
-        first = filled.filter(wrong)[0].as_py()
-        msg = f"a table of objects holds {first!r}, which is no {kind} in lower case"
+    found, good = pack_uuids(names)
+    if not good.all():
+        first = names[int(good.argmin())].as_py()
+        msg = f"a table of objects holds {first!r}, which is no uuid"
         raise RequestError(msg, value=first)
-    if not len(texts):
-        return pa.array([], pa.binary(16))
-    letters = np.frombuffer("".join(filled.to_pylist()).encode(), np.uint8)
-    letters = letters.reshape(len(texts), width)
-    if kind == "uuid":
-        letters = np.delete(letters, _UUID_DASHES, axis=1)
-    nibbles = np.where(letters >= ord("a"), letters - ord("a") + 10, letters - ord("0"))
-    packed = (nibbles[:, 0::2] << 4 | nibbles[:, 1::2]).astype(np.uint8)
-    array = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(16), len(texts), [None, pa.py_buffer(packed.tobytes())]
-    )
-    if not texts.null_count:
-        return array
-    return pc.if_else(texts.is_null(), pa.scalar(None, pa.binary(16)), array)
+    return found
+
+
+def _packed_hashes(hashes: pa.Array) -> pa.Array:
+    """Pack MD5s in hex into 16 bytes each; null stays null.
+
+    Raises
+    ------
+    RequestError
+        A text is none.
+    """
+    import pyarrow.compute as pc
+
+    wrong = pc.invert(pc.match_substring_regex(hashes, _MD5)).fill_null(False)
+    if pc.any(wrong).as_py():
+        first = hashes.filter(wrong)[0].as_py()
+        msg = f"a table of objects holds {first!r}, which is no MD5"
+        raise RequestError(msg, value=first)
+    return packed([h and bytes.fromhex(h) for h in hashes.to_pylist()])
 
 
 def _equal_to_next(values: pa.Array) -> Iterator[int]:
@@ -475,11 +488,6 @@ def _equal_to_next(values: pa.Array) -> Iterator[int]:
 
     if not len(values):
         return
-    packed = np.frombuffer(values.buffers()[1], np.uint8, len(values) * 16)
-    rows = packed.reshape(len(values), 16)
+    data = np.frombuffer(values.buffers()[1], np.uint8, len(values) * 16)
+    rows = data.reshape(len(values), 16)
     yield from np.flatnonzero((rows[1:] == rows[:-1]).all(axis=1)).tolist()
-
-
-def _uuid(packed: bytes) -> str:
-    text = packed.hex()
-    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))

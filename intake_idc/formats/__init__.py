@@ -106,7 +106,8 @@ def check_problems(name: str, problems: Sequence[Problem], *, taken: int) -> Non
     more = len(rejected) - SHOWN
     tail = f"\n  and {more:,} more" if more > 0 else ""
     msg = (
-        f"{name}: {len(rejected):,} lines cannot be used ({taken:,} can); "
+        f"{name}: {len(rejected):,} lines cannot be used (the others name {taken:,} "
+        "series); "
         "mend them, or give problems='report' to go on without them:\n"
         f"  {listed}{tail}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from intake_idc.arrow import uuids_at
+from intake_idc.arrow import bools, uuids_at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["Cells", "bools", "coded_texts", "indices", "numbers", "uuids_in"]
+__all__ = ["Cells", "coded_texts", "indices", "uuids_in"]
 
 
 class Cells:
@@ -76,26 +76,6 @@ class Cells:
         return made.cast(pa.string()) if large else made
 
 
-def bools(array: pa.Array) -> Array:
-    """Give an array of truth values without loading pandas; null is False."""
-    import numpy as np
-
-    if not len(array):
-        return np.zeros(0, bool)
-    there, values = array.buffers()
-    found = _bits(values, array.offset, len(array))
-    if array.null_count:
-        found = found & _bits(there, array.offset, len(array))
-    return found
-
-
-def _bits(buffer: pa.Buffer, offset: int, count: int) -> Array:
-    import numpy as np
-
-    bits = np.unpackbits(np.frombuffer(buffer, np.uint8), bitorder="little")
-    return bits[offset : offset + count].astype(bool)
-
-
 def uuids_in(cells: Cells, sized: Array) -> tuple[Array, Array]:
     """Read uuids where cells have their length; give rows of 16 bytes, and which."""
     import numpy as np
@@ -129,12 +109,3 @@ def indices(codes: Array) -> pa.Array:
     held = pa.py_buffer(np.packbits(codes >= 0, bitorder="little"))
     data = pa.py_buffer(np.where(codes >= 0, codes, 0).astype(np.int32))
     return pa.Array.from_buffers(pa.int32(), len(codes), [held, data])
-
-
-def numbers(lines: Array) -> pa.Array:
-    """Give whole numbers as an array of int64."""
-    import numpy as np
-    import pyarrow as pa
-
-    data = pa.py_buffer(np.ascontiguousarray(lines, np.int64))
-    return pa.Array.from_buffers(pa.int64(), len(lines), [None, data])

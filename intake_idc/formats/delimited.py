@@ -19,6 +19,7 @@ from typing import Any
 from intake_idc.arrow import texts
 from intake_idc.errors import ManifestError
 from intake_idc.formats import Listing, Problem
+from intake_idc.formats.announcing import records_in, releases_in
 from intake_idc.formats.columns import (
     UNVALIDATED,
     WOULD_DO,
@@ -45,9 +46,6 @@ DELIMITERS = {"csv": ",", "tsv": "\t"}
 OTHER_DELIMITERS = ",\t;|"
 
 _PREAMBLE_BYTES = re.compile(rb"(?m)^(?:\xef\xbb\xbf)?" + PREAMBLE.pattern.encode())
-_RELEASES = re.compile(r"IDC Data Version\(s\): (.*)")
-_RELEASE = re.compile(r"Version (\d{1,4})(?:\.\d+)?\b")
-_RECORDS = re.compile(r"Total records found: ([\d,]{1,20})")
 ENOUGH = 64 << 10
 """Bytes in which the column names, or a sample of rows, are looked for."""
 LONGEST_FRONT = 4 << 20
@@ -190,13 +188,10 @@ class _Table:
     # Above the table, and between its parts.
 
     def _preamble(self, number: int, text: str) -> None:
-        releases = _RELEASES.search(text)
-        if releases:
-            self.idc_versions.extend(map(int, _RELEASE.findall(releases[1])))
-        announced = _RECORDS.search(text)
-        digits = announced[1].replace(",", "") if announced else ""
-        if digits:
-            self._announced.append((number, text, int(digits)))
+        self.idc_versions += releases_in(text)
+        records = records_in(text)
+        if records is not None:
+            self._announced.append((number, text, records))
 
     def passed_over(self, number: int, text: str) -> bool:
         """Say whether a line is none of the table: blank, a preamble, a header."""

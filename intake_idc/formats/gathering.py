@@ -14,14 +14,12 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from intake_idc.arrow import binary, integers, texts
+from intake_idc.arrow import binary, bools, integers, numbers, texts
 from intake_idc.formats import UUID_NAMES, Problem
 from intake_idc.formats.cells import (
     Cells,
-    bools,
     coded_texts,
     indices,
-    numbers,
     uuids_in,
 )
 from intake_idc.formats.columns import placed, release_numbers

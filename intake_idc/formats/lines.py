@@ -6,8 +6,8 @@ shell splits words. Of its verbs only ``cp`` and ``sync`` from a bucket are take
 bare URL is taken too, as IDC's API writes them, and so are the names that
 `intake_idc.formats.places.place` knows. No destination is used.
 
-Lines of a million series are mostly alike but for the uuid. So the first line of a form
-is read word by word, and those of the same form are then compared with it all at once.
+The first line of a form is read word by word, those that are like it all at once; see
+`intake_idc.formats.alike`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,24 @@ import re
 import shlex
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
-from intake_idc.arrow import binary, integers, packed, texts, uuids_at, words
+from intake_idc.arrow import integers, is_text, packed, texts
 from intake_idc.formats import UUID_NAMES, Listing, Problem
+from intake_idc.formats.alike import (
+    LONGEST_LINE,
+    Alone,
+    Block,
+    Found,
+    Spelled,
+    ending,
+    tables,
+)
+from intake_idc.formats.announcing import records_in, releases_in
 from intake_idc.formats.places import BUCKETS, LONGEST_UID, UID, UUID, place, uuid_bytes
 from intake_idc.formats.source import line_texts, utf8, whole_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import numpy as np
     import pyarrow as pa
 
     from intake_idc.formats.source import Bytes
@@ -50,9 +57,6 @@ _COMMON = re.compile(
 )
 _ONE_UUID = re.compile(UUID)
 _UID = re.compile(UID)
-_RELEASES = re.compile(r"IDC Data Version\(s\): (.*)")
-_RECORDS = re.compile(r"Total records found: (\d+)")
-_RELEASE = re.compile(r"Version (\d+)(?:\.\d+)?\b")
 _SETTING = re.compile(r"\w+=.*")
 TCIA_LIST = "ListOfSeriesToDownload="
 
@@ -78,9 +82,13 @@ VALUE_FLAGS = {
     "--no-such-upload-retry-count", "--version-id",
 }  # fmt: skip
 """Flags of ``cp`` that take the next word as their value."""
-LONGEST_LINE = 4096
+_WORD = re.compile(r"[^ \t\r\n]+")
+_HERE = (b".", b"./")
+"""Destinations that do not differ from line to line."""
 FORMS = 32
 """Forms of lines that are looked for; lines of any other are read word by word."""
+TOGETHER = 50_000
+"""Texts of a list that are read at once."""
 
 
 def read(
@@ -117,24 +125,19 @@ def read(
 def read_texts(given: list[str], identifier: Identifier | None = None) -> Listing:
     """Read a list of texts as lines; see `read`."""
     reader = _Reader("lines", identifier)
-    for number, text in enumerate(given, 1):
-        reader.take(number, text.strip())
-    reader.gather()
+    if any("\n" in text for text in given) or not all(map(is_text, given)):
+        for number, text in enumerate(given, 1):
+            reader.take(number, text.strip())
+        reader.gather()
+    else:
+        for start in range(0, len(given), TOGETHER):
+            some = given[start : start + TOGETHER]
+            reader.feed("\n".join([*some, ""]).encode())
 
     def reread(wanted: Any) -> dict[int, str]:
         return {line: given[line - 1][:200] for line in wanted}
 
     return replace(reader.listing(None), reread=reread)
-
-
-class _Form(NamedTuple):
-    """A line as bytes, but for its uuids."""
-
-    fixed: list[tuple[int, str, int]]
-    """The rest as numbers of 8, 4, 2 or 1 bytes: where each lies, its kind, itself."""
-    named: list[tuple[str, int]]
-    """Names of the uuids, and where they begin."""
-    length: int
 
 
 class _Reader:
@@ -149,79 +152,92 @@ class _Reader:
         self._announced: tuple[int, str, int] | None = None
         self._counted = 0
         self._lines = 0
-        self._forms: list[_Form] = []
+        self._forms: list[Alone | Spelled] = []
         # Rows of the block at hand that were read word by word.
         self._named: list[tuple[int, dict[str, str]]] = []
         self._gathered: list[pa.Table] = []
 
     # Whole blocks.
 
-    def feed(self, block: bytes) -> None:
+    def feed(self, data: bytes) -> None:
         """Read some whole lines."""
         import numpy as np
 
-        letters = np.frombuffer(block, np.uint8)
-        ends = np.flatnonzero(letters == ord("\n"))
-        starts = np.concatenate([[0], ends[:-1] + 1])
-        lengths = ends - starts
-        lengths -= (lengths > 0) & (letters[ends - 1] == ord("\r"))
-        left = lengths > 0
-        alike: list[tuple[_Form, Any, dict[str, Any]]] = []
+        block = Block(data)
+        alike: list[Found] = []
         tried = 0
         while True:
             for form in self._forms[tried:]:
-                found, uuids = _matches(form, letters, starts, lengths, left)
-                if len(found):
-                    left[found] = False
-                    self._counted += len(found)
-                    alike.append((form, found + self._lines + 1, uuids))
+                found = form.within(block)
+                if len(found.lines):
+                    block.left[found.lines] = False
+                    self._counted += len(found.lines)
+                    alike.append(found)
             tried = len(self._forms)
             grown = False
-            for at in np.flatnonzero(left).tolist():
-                line = block[starts[at] : starts[at] + lengths[at]]
-                left[at] = False
-                if self._line(self._lines + 1 + at, line):
+            for at in np.flatnonzero(block.left).tolist():
+                block.left[at] = False
+                if self._line(self._lines + 1 + at, block.line(at)):
                     # It is read once more, with those that are like it.
-                    left[at] = grown = True
+                    block.left[at] = grown = True
                     break
             if not grown:
                 break
-        self._lines += len(ends)
-        self.gather(alike)
+        self.gather(tables(alike, self._lines))
+        self._lines += len(block.ends)
 
     def _line(self, number: int, line: bytes) -> bool:
         """Read one line; say whether it was of a form that others may have."""
         try:
             text = line.decode()
         except UnicodeDecodeError:
-            shown = line.decode("utf-8", "replace")
-            self._reject(number, shown.strip(), "is not text in UTF-8")
+            shown = line.decode("utf-8", "replace").strip()
+            if shown.startswith("#"):
+                self._comment(number, shown)
+                return False
+            self._reject(number, shown, "is not text in UTF-8")
             self._counted += 1
             return False
         names = self.take(number, text.strip())
-        if names is None or len(self._forms) >= FORMS or "bucket" in names:
+        if names is None or len(self._forms) >= FORMS:
             return False
-        form = _form(line, names)
-        if form is None:
+        form = self._form(line, names)
+        if form is None or form in self._forms:
             return False
         self._forms.append(form)
         self._named.pop()
         self._counted -= 1
         return True
 
-    def gather(self, alike: list[tuple[_Form, Any, dict[str, Any]]] = ()) -> None:  # type: ignore[assignment]
+    def _form(self, line: bytes, names: dict[str, str]) -> Alone | Spelled | None:
+        """Give the form of a line, if others can be of it."""
+        if len(names) == 1:
+            ((name, text),) = names.items()
+            if name not in (*UUID_NAMES, "uuid"):
+                return Alone(name) if text.encode() == line else None
+        head, open_end = ending(line)
+        if open_end and line[len(head) :] not in _HERE and self._identifier is None:
+            # Whatever the last word is, the others name the same.
+            command = _paths(head.decode())
+            if isinstance(command, list) and len(command) == 1:
+                form = Spelled.of(head, names, open_end)
+                if form is not None:
+                    return form
+        return Spelled.of(line, names, "")
+
+    def gather(self, alike: list[pa.Table] | None = None) -> None:
         """Put the rows of a block together, in the order of their lines."""
-        tables = _alike([(numbers, uuids) for _, numbers, uuids in alike])
+        found = alike or []
         if self._named:
-            tables.append(_of_names(self._named))
+            found.append(_of_names(self._named))
             self._named = []
-        if not tables:
+        if not found:
             return
         import pyarrow as pa
 
-        table = tables[0]
-        if len(tables) > 1:
-            table = pa.concat_tables(tables, promote_options="default")
+        table = found[0]
+        if len(found) > 1:
+            table = pa.concat_tables(found, promote_options="default")
             table = table.sort_by("line")
         self._gathered.append(table)
 
@@ -252,14 +268,13 @@ class _Reader:
         if self._in_settings:
             self._setting(number, line)
             return None
-        if line in HEADER_CELLS or _ASIDE.fullmatch(line):
+        bare = self._kind == "tcia" or self._identifier is not None
+        if not bare and (line in HEADER_CELLS or _ASIDE.fullmatch(line)):
             return None
         self._counted += 1
-        if len(line) > LONGEST_LINE:
-            self._reject(number, line, f"longer than {LONGEST_LINE} characters")
-            return None
-        if "\0" in line:
-            self._reject(number, line, "holds NUL characters, so it is not text")
+        wrong = _no_text(line)
+        if wrong:
+            self._reject(number, line, wrong)
             return None
         names = self._names(number, line)
         if names is not None:
@@ -295,39 +310,20 @@ class _Reader:
 
     def _source(self, number: int, line: str) -> str | None:
         """Give the source of a command, or account for the line."""
-        try:
-            words = shlex.split(line)
-        except ValueError as error:
-            self._reject(number, line, f"quotes do not match ({error})")
-            return None
-        if len(words) == 1 and "://" in words[0]:
-            return words[0]
-        verbs = next((each for each in COMMANDS if words[: len(each)] == each), None)
-        if verbs is None:
-            verb = " ".join(words[:1])
-            reason = f"verb {verb!r} is not cp or sync, and is not obeyed"
-            self._reject(number, line, reason)
-            return None
-        rest = iter(words[len(verbs) :])
-        paths = []
-        for word in rest:
-            if word in VALUE_FLAGS:
-                next(rest, None)
-            elif not word.startswith("-"):
-                paths.append(word)
-        if len(paths) not in (1, 2):
-            self._reject(number, line, "expected one source and one destination")
-            return None
-        return paths[0]
+        found = _paths(line)
+        if isinstance(found, list) and len(found) in (1, 2):
+            return found[0]
+        if not isinstance(found, str):
+            found = "expected one source and one destination"
+        self._reject(number, line, found)
+        return None
 
     def _comment(self, number: int, line: str) -> None:
         """Take the releases and the announced number of records out of a comment."""
-        named = _RELEASES.search(line)
-        if named:
-            self.idc_versions.extend(map(int, _RELEASE.findall(named[1])))
-        records = _RECORDS.search(line)
-        if records:
-            self._announced = number, line, int(records[1])
+        self.idc_versions += releases_in(line)
+        records = records_in(line)
+        if records is not None:
+            self._announced = number, line, records
 
     def _setting(self, number: int, line: str) -> None:
         if line == TCIA_LIST:
@@ -337,6 +333,14 @@ class _Reader:
 
     def _reject(self, number: int, line: str, reason: str) -> None:
         self.problems.append(Problem(number, line[:200], reason))
+
+
+def _no_text(line: str) -> str:
+    if len(line) > LONGEST_LINE:
+        return f"longer than {LONGEST_LINE} characters"
+    if "\0" in line:
+        return "holds NUL characters, so it is not text"
+    return "" if is_text(line) else "holds half a character, so it is no text"
 
 
 def identified(text: str, name: str) -> dict[str, str] | str:
@@ -354,81 +358,29 @@ def identified(text: str, name: str) -> dict[str, str] | str:
     return {name: text}
 
 
-def _form(line: bytes, names: dict[str, str]) -> _Form | None:
-    """Give the form of a line whose names are uuids, each of them in it once."""
-    if not set(names) <= {*UUID_NAMES, "uuid"}:
-        return None
-    lowered = line.lower()
-    named = []
-    for name, uuid in names.items():
-        if lowered.count(uuid.encode()) != 1:
-            return None
-        named.append((name, lowered.index(uuid.encode())))
-    named.sort(key=lambda each: each[1])
-    fixed: list[tuple[int, str, int]] = []
-    at = 0
-    for _, start in [*named, ("", len(line))]:
-        fixed += _as_numbers(line, at, start)
-        at = start + 36
-    return _Form(fixed, named, len(line))
-
-
-def _as_numbers(line: bytes, start: int, end: int) -> Iterator[tuple[int, str, int]]:
-    """Give a piece of a line as numbers, the fewest that there can be."""
-    while start < end:
-        width = next(width for width in (8, 4, 2, 1) if width <= end - start)
-        yield start, f"<u{width}", int.from_bytes(line[start : start + width], "little")
-        start += width
-
-
-def _matches(
-    form: _Form,
-    letters: np.ndarray[Any, Any],
-    starts: np.ndarray[Any, Any],
-    lengths: np.ndarray[Any, Any],
-    left: np.ndarray[Any, Any],
-) -> tuple[np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]]]:
-    """Give the lines of a form, by position, and the uuids in them."""
-    import numpy as np
-
-    found = np.flatnonzero(left & (lengths == form.length))
-    if not len(found):
-        return found, {}
-    at = starts[found]
-    good = np.ones(len(found), bool)
-    for start, kind, word in form.fixed:
-        good &= words(letters, at + start, kind) == word
-    uuids = {}
-    for name, start in form.named:
-        uuids[name], valid = uuids_at(letters, at + start)
-        good &= valid
-    if good.all():
-        return found, uuids
-    return found[good], {name: rows[good] for name, rows in uuids.items()}
-
-
-def _alike(found: list[tuple[Any, dict[str, Any]]]) -> list[pa.Table]:
-    """Give the rows of each form as a table; forms with the same names as one."""
-    import numpy as np
-    import pyarrow as pa
-
-    groups: dict[tuple[str, ...], list[tuple[Any, dict[str, Any]]]] = {}
-    for each in found:
-        groups.setdefault(tuple(each[1]), []).append(each)
-    tables = []
-    for names, of in groups.items():
-        numbers = np.concatenate([each[0] for each in of], dtype=np.int64)
-        rows = {name: np.concatenate([each[1][name] for each in of]) for name in names}
-        if len(of) > 1:
-            order = np.argsort(numbers)
-            numbers = numbers[order]
-            rows = {name: values[order] for name, values in rows.items()}
-        line = pa.Array.from_buffers(
-            pa.int64(), len(numbers), [None, pa.py_buffer(numbers)]
-        )
-        columns = {name: binary(values) for name, values in rows.items()}
-        tables.append(pa.table({"line": line, **columns}))
-    return tables
+def _paths(line: str) -> list[str] | str:
+    """Give the paths of a command that copies, or say why it is none."""
+    if re.search(r"['\"\\]", line):
+        try:
+            words = shlex.split(line)
+        except ValueError as error:
+            return f"quotes do not match ({error})"
+    else:
+        words = _WORD.findall(line)
+    if len(words) == 1 and "://" in words[0]:
+        return words
+    verbs = next((each for each in COMMANDS if words[: len(each)] == each), None)
+    if verbs is None:
+        verb = " ".join(words[:1])
+        return f"verb {verb!r} is not cp or sync, and is not obeyed"
+    rest = iter(words[len(verbs) :])
+    paths = []
+    for word in rest:
+        if word in VALUE_FLAGS:
+            next(rest, None)
+        elif not word.startswith("-"):
+            paths.append(word)
+    return paths
 
 
 def _of_names(rows: list[tuple[int, dict[str, str]]]) -> pa.Table:

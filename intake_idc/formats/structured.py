@@ -151,6 +151,12 @@ class _Array:
         """Give the elements that are whole."""
         self._text = text = self._text + text
         at = _past_blanks(text, 0)
+        if self._expected == "value" and not final:
+            found, at = _many(text, at)
+            self._count += len(found)
+            if found:
+                self._expected = ",]"
+                yield from found
         while at < len(text):
             letter = text[at]
             if letter in "[]," and letter in self._expected:
@@ -179,6 +185,22 @@ class _Array:
             raise self._fail("it ends too early")
 
 
+def _many(text: str, at: int) -> tuple[list[Any], int]:
+    """Give the objects of an array that are plainly whole, and where they end.
+
+    What stands before the comma behind an object is a list of elements, or it is no
+    JSON: then the comma is one within an element, and they are read one by one.
+    """
+    end = text.rfind("},", at) + 1
+    if not end:
+        return [], at
+    try:
+        found = _decoder.decode(f"[{text[at:end]}]")
+    except (ValueError, RecursionError):
+        return [], at
+    return found, end
+
+
 def _past_blanks(text: str, at: int) -> int:
     while at < len(text) and text[at] in _BLANKS:
         at += 1
@@ -194,6 +216,7 @@ class _Rows:
         self.idc_versions: list[int] = []
         self._columns: dict[tuple[str, ...], list[tuple[str, Column]]] = {}
         self._forms: dict[tuple[tuple[Role, str], ...], tuple[Gatherer, list[Any]]] = {}
+        self._ready: dict[tuple[str, ...], tuple[list[str], list[Any]]] = {}
         self._unnamed: list[tuple[int, str]] = []
         self._held = 0
 
@@ -212,17 +235,20 @@ class _Rows:
         if not isinstance(row, dict):
             self.reject(number, shown(), "is no JSON object with columns as keys")
             return
-        columns = self._of_keys(tuple(row))
-        if not named([column for _, column in columns]):
+        ready = self._ready_for(tuple(row))
+        if ready is None:
             if row:
                 self._unnamed.append((number, ", ".join(map(str, row))[:200]))
             self.reject(number, shown(), "no key names a thing of IDC")
             return
-        cells = [_cell(row[key]) for key, _ in columns]
-        if not all(cell is None or is_text(cell) for cell in cells):
+        keys, held = ready
+        cells = [row[key] for key in keys]
+        if {*map(type, cells)} != {str}:
+            cells = [*map(_cell, cells)]
+        if not is_text("".join(filter(None, cells))):
             self.reject(number, shown(), "holds half a character, so it is no text")
             return
-        self._form(columns)[1].append((number, cells, shown))
+        held.append((number, cells, shown))
         self._held += 1
         if self._held >= TOGETHER:
             self.flush()
@@ -267,6 +293,18 @@ class _Rows:
             gatherer.add(batch.columns, lines, partial(_line_of, block, start))
             start += batch.num_rows
         return True
+
+    def _ready_for(self, keys: tuple[str, ...]) -> tuple[list[str], list[Any]] | None:
+        """Give the keys that name something, and where such rows are held."""
+        if keys in self._ready:
+            return self._ready[keys]
+        columns = self._of_keys(keys)
+        if not named([column for _, column in columns]):
+            return None
+        ready = [key for key, _ in columns], self._form(columns)[1]
+        if len(self._ready) < MOST_FORMS:
+            self._ready[keys] = ready
+        return ready
 
     def _of_keys(self, keys: tuple[str, ...]) -> list[tuple[str, Column]]:
         found = self._columns.get(keys)

@@ -12,7 +12,7 @@ import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from intake_idc.arrow import integers, pack_uuids, unpack_uuids
+from intake_idc.arrow import integers, numpy_of, pack_uuids, unpack_uuids
 from intake_idc.errors import IntegrityError
 from intake_idc.manifest import ONLY, Manifest
 from intake_idc.release import history
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from intake_idc.release.database import Database
 
 __all__ = ["ListedRows", "Members", "contradicted", "members", "named", "packed_uuids"]
+
+
+TOGETHER = 250_000
+"""Names that are looked up at once: DuckDB holds them in memory, several times."""
 
 
 class ListedRows(FixedRows):
@@ -291,6 +295,24 @@ def named(
         For each series found, the place of its name, and its uuid: by place, and of
         one name in the published order.
     """
+    import numpy as np
+    import pyarrow as pa
+
+    places, uuids = [np.zeros(0, np.int64)], [pa.nulls(0, pa.binary(16))]
+    for start in range(0, len(names), TOGETHER):
+        some = names.slice(start, TOGETHER)
+        within = None if collections is None else collections.slice(start, TOGETHER)
+        found = _named(release, column, some, within)
+        if found.num_rows:
+            at, texts = found.columns
+            places += [numpy_of(chunk) + start for chunk in at.chunks]
+            uuids += [packed_uuids(chunk, release.source) for chunk in texts.chunks]
+    return np.concatenate(places), pa.concat_arrays(uuids)
+
+
+def _named(
+    release: Release, column: str, names: pa.Array, collections: pa.Array | None
+) -> pa.Table:
     import pyarrow as pa
 
     columns = {"position": integers(range(len(names))), "name": names}
@@ -304,18 +326,12 @@ def named(
             " AND (asked.collection IS NULL OR asked.collection = held.collection_id)"
         )
     within = ", ".join(f"held.{quote(c)}" for c in order)
-    found = release._database.arrow(  # noqa: SLF001
+    return release._database.arrow(  # noqa: SLF001
         "SELECT asked.position, held.crdc_series_uuid FROM asked "
         f"JOIN ({release._sql(list(used))}) AS held "  # noqa: SLF001
         f"ON asked.name = held.{quote(column)}{also} "
         f"ORDER BY asked.position{', ' if within else ''}{within}",
         tables={"asked": pa.table(columns)},
-    ).combine_chunks()
-    if not found.num_rows:
-        return found.column("position").to_numpy(), pa.nulls(0, pa.binary(16))
-    places = found.column("position").to_numpy()
-    return places, packed_uuids(
-        found.column("crdc_series_uuid").chunk(0), release.source
     )
 
 
@@ -332,16 +348,20 @@ def contradicted(
     """
     import pyarrow as pa
 
-    columns = {
-        "position": integers(range(len(uuids))),
-        "name": unpack_uuids(uuids),
-        "uid": uids,
-    }
     db = history.widest(release)
-    found = db.rows(
+    sql = (
         "SELECT DISTINCT asked.position, known.SeriesInstanceUID FROM asked "
         f"JOIN ({db.known_sql()}) AS known ON asked.name = known.crdc_series_uuid "
-        "WHERE asked.uid <> known.SeriesInstanceUID ORDER BY 1",
-        tables={"asked": pa.table(columns)},
+        "WHERE asked.uid <> known.SeriesInstanceUID ORDER BY 1"
     )
-    return [(int(position), str(uid)) for position, uid in found]
+    found: list[tuple[int, str]] = []
+    for start in range(0, len(uuids), TOGETHER):
+        some = uuids.slice(start, TOGETHER)
+        columns = {
+            "position": integers(range(start, start + len(some))),
+            "name": unpack_uuids(some),
+            "uid": uids.slice(start, TOGETHER),
+        }
+        rows = db.rows(sql, tables={"asked": pa.table(columns)})
+        found += [(int(position), str(uid)) for position, uid in rows]
+    return found

@@ -361,7 +361,9 @@ def _checked(ask: _Ask, selection: Selection, *, strict: bool) -> Any:
     Where each column is to have one value, a row that has them all shows that there
     are such values.
     """
-    lists = any(len(condition.values) > 1 for condition in selection.conditions)
+    lists = any(
+        len(c.values) + len(c.patterns) + c.null > 1 for c in selection.conditions
+    )
     if strict and not lists:
         found = ask(strict=False)
         if len(found):

@@ -20,6 +20,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from intake_idc.arrow import integers, packed, texts, unpack_uuids
 from intake_idc.errors import RequestError
@@ -343,7 +344,7 @@ def _places(methods: Iterable[Any], name: str) -> tuple[Places, str | None, str 
         if scheme not in ("s3", "gs") or scheme in places:
             continue
         # A query may be a signature, and has no place in a message.
-        bare = str(url).split("?", 1)[0]
+        bare = str(url).split("?", 1)[0].strip()
         found = place(bare)
         if isinstance(found, str):
             odd = f"has the URL {bare[:200]!r}, which {found}"
@@ -355,7 +356,7 @@ def _places(methods: Iterable[Any], name: str) -> tuple[Places, str | None, str 
             odd = f"has the URL of a folder, {bare[:200]!r}"
         else:
             bucket, _, key = bare.split("://", 1)[1].partition("/")
-            places[scheme] = (bucket, key.split("#", 1)[0])
+            places[scheme] = (bucket.lower(), unquote(key).split("#", 1)[0])
             series.add(found.get("crdc_series_uuid"))
             uids.add(found.get("SeriesInstanceUID"))
     series -= {None}

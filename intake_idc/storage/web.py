@@ -20,9 +20,10 @@ import socket
 import ssl
 import threading
 import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -30,7 +31,7 @@ from intake_idc._version import __version__
 from intake_idc.errors import RequestError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
 __all__ = ["LARGEST", "Answer", "Web"]
 
@@ -47,6 +48,11 @@ _AGAIN = frozenset({202, 408, 429, 500, 502, 503, 504})
 """Answers that mean: ask later."""
 _ELSEWHERE = frozenset({301, 302, 303, 307, 308})
 _PORTS = {"https": 443, "http": 80}
+Address: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+"""Where a network of IPv6 alone has the addresses of IPv4 (RFC 6052)."""
+_COMPATIBLE = ipaddress.ip_network("::/96")
+"""IPv4 in IPv6 as it once was (RFC 4291, 2.5.5.1): nobody is there."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,7 @@ class Web:
         self.host, self.port = host, port or _PORTS[split.scheme]
         self._timeout, self._backoff = timeout, backoff
         self._tls = ssl.create_default_context() if split.scheme == "https" else None
-        self.root = endpoint.rstrip("/")
+        self.root = f"{split.scheme}://{split.netloc}"
         self._own = threading.local()
         self._all: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
@@ -212,25 +218,30 @@ class Web:
             answer, leads = self._once(method, path, body)
             if leads is None:
                 return answer
-            target = urlsplit(urljoin(answer.url, leads))
-            if not self._is_here(target):
+            try:
+                target = urlsplit(urljoin(answer.url, leads))
+                here = self._is_here(target)
+            except ValueError as error:
+                # Not repeated: a user name and password may be in it.
+                msg = f"{answer.url} leads to what is no URL"
+                raise StorageError(msg, url=answer.url) from error
+            if not here:
                 place = f"{target.scheme}://{target.hostname}"
                 msg = f"{answer.url} leads to {place}, which is not asked"
                 raise StorageError(msg, url=answer.url)
             path = target.path + (f"?{target.query}" if target.query else "")
+            if not (path.isascii() and path.isprintable()) or " " in path:
+                msg = f"{answer.url} leads to a path that no URL has"
+                raise StorageError(msg, url=answer.url)
         msg = f"{answer.url} leads on and on"
         raise StorageError(msg, url=answer.url)
 
     def _is_here(self, target: SplitResult) -> bool:
         own = urlsplit(self.root)
-        try:
-            port = target.port
-        except ValueError:
-            return False
         return (
             target.scheme == own.scheme
             and (target.hostname or "").lower() == self.host
-            and (port or _PORTS[own.scheme]) == self.port
+            and (target.port or _PORTS[own.scheme]) == self.port
             and "@" not in target.netloc
         )
 
@@ -246,9 +257,10 @@ class Web:
         url = self.root + path.split("?", 1)[0]
         connection = self._connection()
         try:
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            data = _bounded(response, time.monotonic() + 4 * self._timeout)
+            with _within(connection, 4 * self._timeout):
+                connection.request(method, path, body, headers)
+                response = connection.getresponse()
+                data = _bounded(response)
         except BaseException:
             connection.close()
             raise
@@ -345,11 +357,20 @@ def _socket(
 
 def _may_be_asked(text: str, *, local: bool) -> bool:
     address = ipaddress.ip_address(text.split("%", 1)[0])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
+    inner = _inner(address)
     if local:
-        return address.is_loopback
-    return address.is_global and not address.is_multicast
+        return inner.is_loopback and address not in _NAT64
+    public = inner.is_global and not inner.is_multicast
+    return public and address not in _COMPATIBLE
+
+
+def _inner(address: Address) -> Address:
+    """Give the IPv4 address that an IPv6 address stands for, or the address itself."""
+    if not isinstance(address, ipaddress.IPv6Address):
+        return address
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address
 
 
 def _is_loopback(host: str) -> bool:
@@ -368,7 +389,42 @@ def _authorised(proxy: SplitResult) -> dict[str, str]:
     return {"Proxy-Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
 
 
-def _bounded(response: http.client.HTTPResponse, until: float) -> bytes | None:
+@contextmanager
+def _within(connection: http.client.HTTPConnection, seconds: float) -> Iterator[None]:
+    """Hang up after some seconds: every byte may be in time, and the last never come.
+
+    Raises
+    ------
+    TimeoutError
+        It was too late.
+    """
+    late = threading.Event()
+
+    def hang_up() -> None:
+        late.set()
+        with suppress(OSError):
+            if connection.sock is not None:
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, hang_up)
+    timer.daemon = True
+    timer.start()
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        if not late.is_set():
+            raise
+        failure = error
+    finally:
+        timer.cancel()
+    # A header that was cut is taken for a whole one.
+    if late.is_set():
+        msg = f"an answer was not there after {seconds:g} s"
+        raise TimeoutError(msg) from failure
+
+
+def _bounded(response: http.client.HTTPResponse) -> bytes | None:
     """Read an answer; None where it is too large."""
     if response.length is not None and response.length > LARGEST:
         return None
@@ -378,9 +434,6 @@ def _bounded(response: http.client.HTTPResponse, until: float) -> bytes | None:
         size += len(piece)
         if size > LARGEST:
             return None
-        if time.monotonic() > until:
-            msg = f"an answer took too long; {size} bytes have come"
-            raise TimeoutError(msg)
     if response.length:
         raise http.client.IncompleteRead(b"", response.length)
     # Reading piece by piece does not say that the connection is free again.

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from intake_idc import display
-from intake_idc.arrow import (
-    binary,
-    integers,
-    unpack_uuids,
-    uuid_bytes,
-    uuid_halves,
-    uuid_lists,
-)
+from intake_idc.arrow import uuid_bytes
 from intake_idc.errors import RequestError
+from intake_idc.manifest.cutting import cut
+from intake_idc.manifest.subsets import (
+    OBJECTS,
+    ONLY,
+    check_subsets,
+    subset_column,
+    with_packed_subsets,
+    with_readable_subsets,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -61,10 +62,6 @@ def gcs_bucket(aws_bucket: str) -> str:
 REQUIRED_COLUMNS = ("crdc_series_uuid", "aws_bucket")
 """What names a series in every mirror."""
 
-ONLY = "only"
-"""Column with the objects that are meant of a series, where not all are: a list of
-``crdc_instance_uuid``, packed into 16 bytes each, sorted, each once. Null: all."""
-
 READING_COLUMNS = (
     "crdc_series_uuid",
     "aws_bucket",
@@ -76,10 +73,6 @@ READING_COLUMNS = (
     ONLY,
 )
 """What a worker needs to list, read and check a series; the rest stays behind."""
-
-OBJECTS = "objects"
-"""Column with the objects of each row, where they are known without a listing: a list
-of uuid and MD5, 16 bytes each, and size in bytes, in the order of the keys."""
 
 MEGABYTE = 1_000_000
 """IDC's megabyte, in bytes."""
@@ -200,7 +193,7 @@ class Manifest:
                 raise RequestError(msg, column=name)
         if ONLY in self.table.column_names:
             for chunk in self.table.column(ONLY).chunks:
-                _check_subsets(chunk)
+                check_subsets(chunk)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -348,111 +341,17 @@ class Manifest:
                 f"got max_bytes={max_bytes}, max_instances={max_instances}"
             )
             raise RequestError(msg)
-        lean = self.strip()
         # One chunk a column: looking for a row in many chunks takes longer each time.
-        lean = Manifest(lean.table.combine_chunks(), self.idc_version, self.origin)
-        groups: list[list[_Run]] = [[]]
-        held_bytes = held_instances = 0
-        for row, part in enumerate(lean.parts()):
-            for run in _runs(row, part, max_bytes, max_instances):
-                full = groups[-1] and (
-                    held_bytes + run.size > max_bytes
-                    or held_instances + run.instances > max_instances
-                )
-                if full:
-                    groups.append([])
-                    held_bytes = held_instances = 0
-                groups[-1].append(run)
-                held_bytes += run.size
-                held_instances += run.instances
-        return [_piece(lean, group) for group in groups if group]
+        rows = self.strip().table.combine_chunks()
+        lean = Manifest(rows, self.idc_version, self.origin)
+        pieces = cut(rows, lean.parts(), max_bytes, max_instances)
+        return [Manifest(piece, self.idc_version, self.origin) for piece in pieces]
 
 
 def _from_ipc(data: bytes, idc_version: int, origin: str) -> Manifest:
     import pyarrow as pa
 
     return Manifest(pa.ipc.open_stream(data).read_all(), idc_version, origin)
-
-
-class _Run(NamedTuple):
-    """A run of a series' instances, or the whole of it."""
-
-    row: int
-    """Position of the series in the manifest."""
-    first: int
-    """First instance."""
-    last: int | None
-    """One past the last instance; None means the end of the series."""
-    size: int
-    """Bytes, about."""
-    instances: int
-    """Instances; 1 where the index does not say."""
-
-
-def _piece(manifest: Manifest, group: list[_Run]) -> Manifest:
-    """Give neighbouring runs as a manifest of their own.
-
-    The rows are a slice, which shares the memory of its parent, and pickles as Arrow
-    IPC, which writes no more than the slice: by Arrow's own pickle 100 rows of
-    release 25 take 155 MB.
-    """
-    table = manifest.table.slice(group[0].row, group[-1].row - group[0].row + 1)
-    if any(run.first or run.last is not None for run in group):
-        if table.num_rows != len(group):
-            # Several runs of one series in one piece: a row for each.
-            table = manifest.table.take([run.row for run in group])
-        table = _with_own_objects(table, group)
-        table, group = _with_own_subsets(table, group)
-        firsts = integers([run.first for run in group])
-        lasts = integers([run.last for run in group])
-        for name, column in (("first_instance", firsts), ("last_instance", lasts)):
-            if name in table.column_names:
-                table = table.drop_columns([name])
-            table = table.append_column(name, column)
-    return Manifest(table, manifest.idc_version, manifest.origin)
-
-
-def _with_own_objects(table: pa.Table, group: list[_Run]) -> pa.Table:
-    """Give the rows of runs the objects of the runs, not of their whole series."""
-    if OBJECTS not in table.column_names:
-        return table
-    import pyarrow as pa
-
-    began = [0] * len(group)
-    if "first_instance" in table.column_names:
-        began = [first or 0 for first in table.column("first_instance").to_pylist()]
-    lists, column = [], table.column(OBJECTS)
-    subsets = table.column(ONLY) if ONLY in table.column_names else None
-    for i, run in enumerate(group):
-        own = column[i].values  # noqa: PD011  (Arrow)
-        if subsets is not None and subsets[i].is_valid:
-            import pyarrow.compute as pc
-
-            meant = subsets[i].values[run.first : run.last]  # noqa: PD011  (Arrow)
-            lists.append(own.filter(pc.is_in(own.field("uuid"), value_set=meant)))
-            continue
-        stop = None if run.last is None else run.last - began[i]
-        lists.append(own[run.first - began[i] : stop])
-    offsets = [0, *itertools.accumulate(map(len, lists))]
-    cut = pa.LargeListArray.from_arrays(
-        pa.array(offsets, pa.int64()), pa.concat_arrays(lists)
-    )
-    return table.set_column(table.column_names.index(OBJECTS), OBJECTS, cut)
-
-
-def _with_own_subsets(
-    table: pa.Table, group: list[_Run]
-) -> tuple[pa.Table, list[_Run]]:
-    """Make the runs of subsets subsets themselves, which are whole."""
-    if ONLY not in table.column_names:
-        return table, group
-    lists, runs = [], []
-    for run, subset in zip(group, table.column(ONLY), strict=True):
-        own = subset.values  # noqa: PD011  (Arrow)
-        lists.append(None if own is None else own[run.first : run.last])
-        runs.append(run if own is None else run._replace(first=0, last=None))
-    place = table.column_names.index(ONLY)
-    return table.set_column(place, ONLY, _subset_lists(lists)), runs
 
 
 def _part(row: Mapping[str, Any]) -> Part:
@@ -471,132 +370,3 @@ def _part(row: Mapping[str, Any]) -> Part:
         objects=row.get(OBJECTS),
         only=row.get(ONLY),
     )
-
-
-def _runs(row: int, part: Part, max_bytes: int, max_instances: int) -> Iterator[_Run]:
-    """Cut one part into runs of equal length, so that no piece is a crumb."""
-    size, count = part.size or 0, part.instances
-    if not count:
-        yield _Run(row, part.first_instance, part.last_instance, size, 1)
-        return
-    per_instance = size / (part.instanceCount or count)
-    step = max_instances
-    if per_instance:
-        step = min(step, max(1, int(max_bytes // per_instance)))
-    if count <= step:
-        whole = round(per_instance * count)
-        yield _Run(row, part.first_instance, part.last_instance, whole, count)
-        return
-    pieces = -(-count // step)
-    edges = [part.first_instance + count * i // pieces for i in range(pieces + 1)]
-    for first, last in itertools.pairwise(edges):
-        yield _Run(row, first, last, round(per_instance * (last - first)), last - first)
-
-
-# Subsets.
-
-
-def subset_column(rows: Sequence[int], uuids: pa.Array, count: int) -> pa.Array:
-    """Give the column `ONLY` of a manifest, from its instances in any order.
-
-    Parameters
-    ----------
-    rows : sequence of int
-        Row of the manifest, from 0, that each instance belongs to.
-    uuids : pyarrow.FixedSizeBinaryArray
-        Packed ``crdc_instance_uuid`` of each; one that comes twice is taken once.
-    count : int
-        Rows of the manifest. Those of which no instance is given are null: all of
-        the series is meant.
-    """
-    import numpy as np
-
-    places = np.asarray(rows, np.int64)
-    high, low = uuid_halves(uuids)
-    order = np.lexsort((low, high, places))
-    places, high, low = places[order], high[order], low[order]
-    fresh = np.ones(len(order), bool)
-    fresh[1:] = (
-        (places[1:] != places[:-1]) | (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-    )
-    kept = np.stack([high[fresh], low[fresh]], axis=1).astype(">u8")
-    lengths = np.bincount(places[fresh], minlength=count)
-    return uuid_lists(binary(kept.view(np.uint8).reshape(-1, 16)), lengths)
-
-
-def with_packed_subsets(table: pa.Table) -> pa.Table:
-    """Give a table whose `ONLY`, if it has one, is packed as a manifest's is.
-
-    DuckDB knows bytes of any length only, and gives them so.
-    """
-    if ONLY not in table.column_names:
-        return table
-    import pyarrow as pa
-
-    column = table.column(ONLY)
-    kind = pa.large_list(pa.binary(16))
-    if column.type == kind:
-        return table
-    return table.set_column(table.column_names.index(ONLY), ONLY, column.cast(kind))
-
-
-def with_readable_subsets(table: pa.Table) -> pa.Table:
-    """Give a table whose `ONLY`, if it has one, is lists of texts."""
-    if ONLY not in table.column_names:
-        return table
-    import pyarrow as pa
-
-    chunks = []
-    for lists in with_packed_subsets(table).column(ONLY).chunks:
-        # The offsets of a slice count from the start of what it is a slice of.
-        whole = pa.concat_arrays([lists, lists.slice(0, 0)])
-        values = unpack_uuids(whole.values)
-        mask = whole.is_null() if whole.null_count else None
-        own = pa.LargeListArray.from_arrays(whole.offsets, values, mask=mask)
-        chunks.append(own)
-    column = pa.chunked_array(chunks, pa.large_list(pa.string()))
-    return table.set_column(table.column_names.index(ONLY), ONLY, column)
-
-
-def _check_subsets(lists: pa.Array) -> None:
-    """Refuse subsets that are not lists of sorted, packed uuids, each once.
-
-    Raises
-    ------
-    RequestError
-        They are not.
-    """
-    import numpy as np
-    import pyarrow as pa
-
-    kind = lists.type
-    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    if not listed or kind.value_type != pa.binary(16):
-        msg = f"a manifest's {ONLY!r} holds lists of packed uuids; got {kind}"
-        raise RequestError(msg, column=ONLY)
-    there = lists.drop_null()
-    lengths = np.diff(there.offsets.to_numpy())
-    values = there.flatten()
-    high, low = uuid_halves(values)
-    msg = (
-        f"a manifest's {ONLY!r} names one instance or more in each list, sorted and "
-        "each once, and is null where all are meant; see subset_column"
-    )
-    if values.null_count or not lengths.all():
-        raise RequestError(msg, column=ONLY)
-    rising = (high[1:] > high[:-1]) | ((high[1:] == high[:-1]) & (low[1:] > low[:-1]))
-    # The first of a list stands after the last of another.
-    rising[(np.cumsum(lengths) - 1)[:-1]] = True
-    if not rising.all():
-        raise RequestError(msg, column=ONLY)
-
-
-def _subset_lists(lists: Sequence[pa.Array | None]) -> pa.Array:
-    """Give a column of lists of packed uuids; None is null."""
-    import numpy as np
-    import pyarrow as pa
-
-    there = [own for own in lists if own is not None]
-    values = pa.concat_arrays(there) if there else pa.nulls(0, pa.binary(16))
-    lengths = np.array([0 if own is None else len(own) for own in lists], np.int64)
-    return uuid_lists(values, lengths)
