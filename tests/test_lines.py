@@ -81,7 +81,8 @@ RECORDED = {
     "portal-2024-idc-index": (
         (
             "# To obtain these images, install the idc-index (https://github.com/"
-            "ImagingDataCommons/idc-index) python package:\n# pip install --upgrade idc-index\n"
+            "ImagingDataCommons/idc-index) python package:\n"
+            "# pip install --upgrade idc-index\n"
             "# then run the following command:\n# idc download <manifest file name>\n"
             f"cp s3://idc-open-data/{U}/* .\n"
         ),

@@ -20,7 +20,9 @@ from intake_idc.arrow import pack_uuids
 from intake_idc.errors import EmptySelection, ManifestError, RequestError, StorageError
 from intake_idc.formats.reading import KINDS
 from intake_idc.release import open_release
-from intake_idc.release.listed import Members, members
+from intake_idc.release.database import forget
+from intake_idc.release.listed import Members, find, members
+from intake_idc.release.tables import find_tables
 
 
 def u(number):
@@ -530,3 +532,17 @@ def test_the_drs_server_is_asked_where_it_is_named(opened):
 def test_what_is_no_drs_server_is_refused(opened, drs):
     with pytest.raises(RequestError):
         opened(f"dg.4DFC/{u(41)}\n", drs=drs)
+
+
+@given(st.lists(st.integers(0, 8), max_size=20), st.booleans())
+def test_a_few_names_are_found_as_many_are(place, asked, many):
+    release = open_release(4, place)
+    forget(find_tables(place))
+    if many:
+        members(release)
+    names = pa.array([u(number) for number in asked], pa.string())
+    found = find(release, pack_uuids(names)[0]).tolist()
+    held = {1, 3, 4, 22}
+    assert [number >= 0 for number in found] == [number in held for number in asked]
+    same = {(a, b) for a, b in zip(asked, found, strict=True) if b >= 0}
+    assert len(same) == len({a for a, _ in same}) == len({b for _, b in same})

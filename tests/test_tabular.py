@@ -22,7 +22,6 @@ from intake_idc.errors import ManifestError
 from intake_idc.formats import NAMES, UUID_NAMES, delimited, frames, structured, tabular
 from intake_idc.formats.columns import known, placed
 from intake_idc.formats.gathering import Gatherer, assembled
-from intake_idc.formats import structured
 from intake_idc.formats.source import Bytes, Given, files
 
 U, U2, U3 = (str(uuid.UUID(int=i << 64 | 0xABCDEF)) for i in (7, 8, 9))

@@ -186,8 +186,8 @@ def cohort_options(function: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--body-export",
                 metavar="PLACE",
-                help="Where the Parquet export lies, for what the index does not say to "
-                "a body of the IDC API: 'aws', a folder or a URL.",
+                help="Where the Parquet export lies, for what the index does not say "
+                "to a body of the IDC API: 'aws', a folder or a URL.",
             ),
             click.option(
                 "--drs",

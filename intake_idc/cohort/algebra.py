@@ -16,7 +16,7 @@ from intake_idc.errors import RequestError
 from intake_idc.manifest import ONLY, Manifest, subset_column
 from intake_idc.release import FixedRows, Release
 from intake_idc.release.history import KEYS
-from intake_idc.release.listed import ListedRows, members
+from intake_idc.release.listed import ListedRows, find
 from intake_idc.selection import Selection
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ def _together(
         return replace(found, rows=made, objects=None)
     added = _packed(more)
     others = rows.others
-    held = members(rows.release).find(added) >= 0
+    held = find(rows.release, added) >= 0
     if not held.all():
         # Bytes of another release: what that says of them.
         strange = more.filter(pa.array(~held))

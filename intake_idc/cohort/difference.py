@@ -132,7 +132,7 @@ class Difference:
 
     @property
     def df(self) -> pd.DataFrame:
-        """`table` as a pandas data frame."""
+        """The same as a pandas data frame."""
         return self.table.to_pandas()
 
     def __bool__(self) -> bool:

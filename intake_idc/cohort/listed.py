@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from intake_idc.arrow import integers, pack_uuids, texts
 from intake_idc.cohort.cohort import Cohort
 from intake_idc.errors import EmptySelection
-from intake_idc.release.listed import ListedRows, members
+from intake_idc.release.listed import ListedRows, find
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ def listed_cohort(
     import numpy as np
 
     packed = pack_uuids(texts(list(uuids)))[0]
-    there = np.flatnonzero(members(release).find(packed) >= 0)
+    there = np.flatnonzero(find(release, packed) >= 0)
     if not len(there):
         msg = f"{origin} names no series of release {release.idc_version}"
         raise EmptySelection(msg)

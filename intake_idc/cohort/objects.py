@@ -15,7 +15,7 @@ from intake_idc.arrow import numbers, numpy_of, packed, unpack_uuids
 from intake_idc.cohort.accounting import Rows, one, rest
 from intake_idc.errors import RequestError
 from intake_idc.formats.places import uuid_bytes
-from intake_idc.release.listed import ListedRows, members, named
+from intake_idc.release.listed import ListedRows, find, named
 from intake_idc.selection import Selection
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Lookups:
 
     Parameters
     ----------
-    objects : path or table, optional
+    objects : path or pyarrow.Table, optional
         A table of objects, such as a file from `Cohort.save_instances`.
     drs : bool or str
         Whether the DRS server of the CRDC is asked, or the ``https://host`` of
@@ -154,7 +154,7 @@ def _told(
         mine = zip(own.to_pylist(), objects.to_pylist(), strict=True)
         objects = packed([found or given for found, given in mine])
     told = np.flatnonzero(np.array([uuid is not None for uuid in series.to_pylist()]))
-    inside = members(release).find(series.take(numbers(told))) >= 0
+    inside = find(release, series.take(numbers(told))) >= 0
     best: dict[tuple[int, bytes], int] = {}
     for place, here in zip(told.tolist(), inside.tolist(), strict=True):
         key = int(positions[place]), objects[place].as_py()

@@ -89,7 +89,7 @@ def open_manifest(
 
     Parameters
     ----------
-    source : path, URL, list, table or data frame
+    source : path, URL, list, pyarrow.Table or data frame
         A file of any dialect, packed or not, or a URL that fsspec reads; a list of
         files, which are parts of one manifest, or a pattern of their names; an Arrow
         table or a data frame; a list of texts, each a URL, a command, a uuid or a
@@ -105,7 +105,7 @@ def open_manifest(
     problems : "raise" or "report"
         What to do with lines that give no series: refuse the manifest, or go on
         without them. Either way `Cohort.problems` has what was remarked.
-    objects : path or table, optional
+    objects : path or pyarrow.Table, optional
         A table of objects, such as a file from `Cohort.save_instances`: it tells of
         which series the objects are that the manifest names without one.
     drs : bool or str

@@ -16,7 +16,7 @@ from intake_idc.cohort.accounting import Rows, gathered, rest
 from intake_idc.errors import UnknownRelease
 from intake_idc.release import MANIFEST_COLUMNS
 from intake_idc.release.history import histories, widest, with_others
-from intake_idc.release.listed import ListedRows, contradicted, members, named
+from intake_idc.release.listed import ListedRows, contradicted, find, named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,7 +90,7 @@ def _by_uuid(rows: Rows, release: Release, lookups: Lookups) -> np.ndarray[Any, 
     either = np.flatnonzero(rows.has("uuid") & ~series & ~instance)
     if len(either):
         uuids = rows.column("uuid", either)
-        known = members(release).find(uuids) >= 0
+        known = find(release, uuids) >= 0
         if not known.all():
             missing = np.flatnonzero(~known)
             names = unpack_uuids(uuids.take(numbers(missing))).to_pylist()
@@ -360,12 +360,12 @@ def _listed(rows: Rows, release: Release, judged: set[int]) -> ListedRows | None
     if not rows.found:
         return None
     at, series, single = _in_order(rows)
-    places = members(release).find(series)
+    places = find(release, series)
     others, good = None, places >= 0
     if not good.all():
         others, extra = _judged(rows, at, series, ~good, release, judged)
         # A series that is taken from elsewhere gets a place of its own.
-        places = np.where(extra >= 0, len(members(release)) + extra, places)
+        places = np.where(extra >= 0, places.max(initial=-1) + 1 + extra, places)
         keep = np.flatnonzero(places >= 0)
         at, places = at[keep], places[keep]
         series = series.take(numbers(keep))

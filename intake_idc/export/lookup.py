@@ -35,7 +35,7 @@ def series_of_instances(
 
     Parameters
     ----------
-    source : path or table
+    source : path or pyarrow.Table
         A Parquet or CSV file, or a table, with the column ``by``, and
         ``crdc_series_uuid`` or ``SeriesInstanceUID`` or both; upper and lower case of
         their names do not matter. Parquet is read piece by piece.

@@ -41,7 +41,7 @@ def read(given: Any, kind: str | None = None) -> list[Listing]:
 
     Parameters
     ----------
-    given : path, URL, sequence of them, table, data frame, or sequence of texts
+    given : path, URL, sequence of them, pyarrow.Table, data frame, or list of texts
         A file may be packed (gzip, bzip2, xz, zip), and its name may be a pattern,
         such as ``"manifest_Part*.csv"``. A sequence of texts is read as the lines of a
         list, unless every one is a file that is there. A table in BigQuery is named

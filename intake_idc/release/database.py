@@ -83,6 +83,11 @@ class Database:
             connection.execute(statement)
         return connection
 
+    def knows(self, key: object) -> bool:
+        """Say whether something was worked out already; see `remembered`."""
+        with self._memo_lock:
+            return key in self._memo
+
     def remembered(self, key: object, find: Callable[[], T]) -> T:
         """Work something out once, for what is asked again soon."""
         with self._memo_lock:

@@ -27,7 +27,15 @@ if TYPE_CHECKING:
     from intake_idc.release import Release
     from intake_idc.release.database import Database
 
-__all__ = ["ListedRows", "Members", "contradicted", "members", "named", "packed_uuids"]
+__all__ = [
+    "ListedRows",
+    "Members",
+    "contradicted",
+    "find",
+    "members",
+    "named",
+    "packed_uuids",
+]
 
 
 TOGETHER = 250_000
@@ -180,6 +188,12 @@ class ListedRows(FixedRows):
         )
 
 
+MEMBERS = "members"
+"""What the uuids of a release are remembered as."""
+FEW = 20_000
+"""Names up to which the tables are asked, and not read for all of a release's names."""
+
+
 class Members:
     """The uuids of a release, in the order of its rows, to be looked up in bulk."""
 
@@ -250,7 +264,41 @@ def members(release: Release) -> Members:
             pa.concat_arrays(chunks) if chunks else pa.nulls(0, pa.binary(16))
         )
 
-    return db.remembered(("members", release.idc_version), read)
+    return db.remembered((MEMBERS, release.idc_version), read)
+
+
+def find(release: Release, uuids: pa.Array) -> Any:
+    """Say which uuids a release holds, and which of them are the same.
+
+    Returns
+    -------
+    numpy.ndarray
+        int64, as long as ``uuids``: one number for each series, -1 where the release
+        does not hold it. Numbers of one call alone can be compared.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    db = release._database  # noqa: SLF001
+    if len(uuids) > FEW or db.knows((MEMBERS, release.idc_version)):
+        return members(release).find(uuids)
+    places = np.full(len(uuids), -1, np.int64)
+    if not len(uuids):
+        return places
+    numbers: dict[bytes, int] = {}
+    own = [numbers.setdefault(uuid, len(numbers)) for uuid in uuids.to_pylist()]
+    asked = pa.table(
+        {"position": integers(range(len(uuids))), "name": unpack_uuids(uuids)}
+    )
+    sql = release._sql(["crdc_series_uuid"])  # noqa: SLF001
+    held = db.rows(
+        "SELECT asked.position FROM asked WHERE asked.name IN "
+        f"(SELECT crdc_series_uuid FROM ({sql}))",
+        tables={"asked": asked},
+    )
+    there = np.array([row[0] for row in held], np.int64)
+    places[there] = np.array(own, np.int64)[there]
+    return places
 
 
 def packed_uuids(texts: pa.Array, source: str) -> pa.Array:
@@ -318,6 +366,9 @@ def _named(
     columns = {"position": integers(range(len(names))), "name": names}
     also, within = "", ""
     order = [c for c in release._order if c in release.columns]  # noqa: SLF001
+    if column == "SeriesInstanceUID":
+        # A name of one series needs no order, whose columns are large.
+        order = ["crdc_series_uuid"]
     used = dict.fromkeys(["crdc_series_uuid", column, *order])
     if collections is not None:
         columns["collection"] = collections
