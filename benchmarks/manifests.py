@@ -22,12 +22,12 @@ import argparse
 import os
 import platform
 import shlex
-import statistics
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
-from measuring import Candidate, Run, run, versions
+from measuring import Candidate, Run, measure, median, ratio, run, versions
 
 LINES = 1_000_000
 
@@ -110,33 +110,10 @@ def check(candidates: list[Candidate], runs: list[Run]) -> None:
         raise SystemExit(f"the megabytes differ: {sorted(sizes)}")
 
 
-def measure(candidates: list[Candidate], rounds: int) -> list[list[Run]]:
-    """Run the candidates in turn; one list of runs for each round."""
-    measured = []
-    for number in range(rounds + 1):
-        runs = [run(candidate) for candidate in candidates]
-        check(candidates, runs)
-        walls = "  ".join(f"{r.wall:.3f}" for r in runs)
-        label = f"round {number}" if number else "warm-up"
-        print(f"{label}: {walls}", file=sys.stderr, flush=True)
-        if number:
-            measured.append(runs)
-    return measured
-
-
 def table(candidates: list[Candidate], measured: list[list[Run]]) -> str:
     """Medians and ratios as a Markdown table."""
     ours = [c.name for c in candidates].index("intake-idc")
-
-    def median(column: int, field: str) -> float:
-        return statistics.median(getattr(runs[column], field) for runs in measured)
-
-    def ratio(under: int, field: str) -> float:
-        return statistics.median(
-            getattr(runs[ours], field) / getattr(runs[under], field)
-            for runs in measured
-        )
-
+    middle, over = partial(median, measured), partial(ratio, measured)
     lines = [
         (
             "| program | wall s | CPU s | peak RSS MiB "
@@ -145,9 +122,9 @@ def table(candidates: list[Candidate], measured: list[list[Run]]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     lines.extend(
-        f"| {candidate.name} | {median(i, 'wall'):.3f} | {median(i, 'cpu'):.3f} "
-        f"| {median(i, 'rss'):.0f} | {ratio(i, 'wall'):.3f} "
-        f"| {ratio(i, 'cpu'):.3f} | {ratio(i, 'rss'):.3f} |"
+        f"| {candidate.name} | {middle(i, 'wall'):.3f} | {middle(i, 'cpu'):.3f} "
+        f"| {middle(i, 'rss'):.0f} | {over(ours, i, 'wall'):.3f} "
+        f"| {over(ours, i, 'cpu'):.3f} | {over(ours, i, 'rss'):.3f} |"
         for i, candidate in enumerate(candidates)
     )
     return "\n".join(lines)
@@ -200,7 +177,7 @@ def main() -> None:
             )
         # The load is noted because a busy machine shifts seconds more than ratios.
         before = os.getloadavg()[0]
-        measured = measure(candidates, arguments.rounds)
+        measured = measure(candidates, arguments.rounds, check)
     command = shlex.join(["python", Path(sys.argv[0]).as_posix(), *sys.argv[1:]])
     print(table(candidates, measured))
     print()

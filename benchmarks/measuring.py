@@ -1,10 +1,12 @@
 """What the benchmarks share: whole processes run and measured, versions named."""
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 VERSIONS = """
@@ -94,3 +96,36 @@ def versions(python: str, *names: str) -> str:
     """Versions of the named packages in one environment, as one line."""
     script = VERSIONS.format(names=names)
     return subprocess.check_output([python, "-c", script], text=True).strip()
+
+
+def measure(
+    candidates: list[Candidate],
+    rounds: int,
+    check: Callable[[list[Candidate], list[Run]], None],
+) -> list[list[Run]]:
+    """Run the candidates in turn; one list of runs for each round after a warm-up.
+
+    ``check`` refuses a round whose answers are wrong.
+    """
+    measured = []
+    for number in range(rounds + 1):
+        runs = [run(candidate) for candidate in candidates]
+        check(candidates, runs)
+        walls = "  ".join(f"{r.wall:.3f}" for r in runs)
+        label = f"round {number}" if number else "warm-up"
+        print(f"{label}: {walls}", file=sys.stderr, flush=True)
+        if number:
+            measured.append(runs)
+    return measured
+
+
+def median(measured: list[list[Run]], column: int, field: str) -> float:
+    """Median of a figure of one candidate."""
+    return statistics.median(getattr(runs[column], field) for runs in measured)
+
+
+def ratio(measured: list[list[Run]], over: int, under: int, field: str) -> float:
+    """Median of the ratios of two candidates within a round."""
+    return statistics.median(
+        getattr(runs[over], field) / getattr(runs[under], field) for runs in measured
+    )

@@ -22,11 +22,11 @@ import argparse
 import os
 import platform
 import shlex
-import statistics
 import sys
+from functools import partial
 from pathlib import Path
 
-from measuring import Candidate, Run, run, versions
+from measuring import Candidate, Run, measure, median, ratio, versions
 
 SERIES = 551
 """CT series of tcga_luad in release 25: what every candidate must print."""
@@ -92,34 +92,11 @@ def check(candidates: list[Candidate], runs: list[Run]) -> None:
             )
 
 
-def measure(candidates: list[Candidate], rounds: int) -> list[list[Run]]:
-    """Run the candidates in turn; one list of runs for each round."""
-    measured = []
-    for number in range(rounds + 1):
-        runs = [run(candidate) for candidate in candidates]
-        check(candidates, runs)
-        walls = "  ".join(f"{r.wall:.3f}" for r in runs)
-        label = f"round {number}" if number else "warm-up"
-        print(f"{label}: {walls}", file=sys.stderr, flush=True)
-        if number:
-            measured.append(runs)
-    return measured
-
-
 def table(candidates: list[Candidate], measured: list[list[Run]]) -> str:
     """Medians and ratios as a Markdown table."""
     names = [c.name for c in candidates]
     api, intake = names.index("intake-idc"), names.index("intake-idc through Intake")
-
-    def median(column: int, field: str) -> float:
-        return statistics.median(getattr(runs[column], field) for runs in measured)
-
-    def ratio(over: int, under: int, field: str) -> float:
-        return statistics.median(
-            getattr(runs[over], field) / getattr(runs[under], field)
-            for runs in measured
-        )
-
+    middle, over = partial(median, measured), partial(ratio, measured)
     lines = [
         (
             "| program | wall s | CPU s | peak RSS MiB | ours / this, wall "
@@ -128,9 +105,9 @@ def table(candidates: list[Candidate], measured: list[list[Run]]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     lines.extend(
-        f"| {name} | {median(i, 'wall'):.3f} | {median(i, 'cpu'):.3f} "
-        f"| {median(i, 'rss'):.0f} | {ratio(api, i, 'wall'):.3f} "
-        f"| {ratio(intake, i, 'wall'):.3f} | {ratio(api, i, 'rss'):.3f} |"
+        f"| {name} | {middle(i, 'wall'):.3f} | {middle(i, 'cpu'):.3f} "
+        f"| {middle(i, 'rss'):.0f} | {over(api, i, 'wall'):.3f} "
+        f"| {over(intake, i, 'wall'):.3f} | {over(api, i, 'rss'):.3f} |"
         for i, name in enumerate(names)
     )
     return "\n".join(lines)
@@ -175,7 +152,7 @@ def main() -> None:
 
     # The load is noted because a busy machine shifts seconds more than ratios.
     before = os.getloadavg()[0]
-    measured = measure(candidates, arguments.rounds)
+    measured = measure(candidates, arguments.rounds, check)
     command = shlex.join(["python", Path(sys.argv[0]).as_posix(), *sys.argv[1:]])
     print(table(candidates, measured))
     print()
