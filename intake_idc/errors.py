@@ -21,6 +21,7 @@
     │   └── WrongSize                  the store gave another number of bytes
     ├── IntegrityError                 do not trust these bytes or tables
     ├── DicomReadError (ValueError)    this object is not readable DICOM
+    ├── GeometryError (ValueError)     these slices make no regular volume
     └── TransferError                  a copy ended with something missing
 
 Every error carries one message and named details, and both survive pickling,
@@ -41,6 +42,7 @@ __all__ = [
     "BadCondition",
     "DicomReadError",
     "EmptySelection",
+    "GeometryError",
     "IDCError",
     "IntegrityError",
     "ManifestError",
@@ -187,7 +189,9 @@ class DicomReadError(IDCError, ValueError):
     Attributes
     ----------
     kind : str
-        ``"not dicom"``, ``"truncated"``, ``"malformed"`` or ``"undecodable"``.
+        ``"not dicom"``, ``"truncated"``, ``"malformed"``, ``"no pixels"`` (a good
+        object, asked for frames) or ``"undecodable"`` (nothing that is installed
+        decodes it; the message names the extra that would).
     url : str
         Where the object lies.
     offset : int or None
@@ -208,6 +212,28 @@ class DicomReadError(IDCError, ValueError):
     def offset(self) -> int | None:
         """Byte offset at which reading stopped."""
         return self.details.get("offset")
+
+
+class GeometryError(IDCError, ValueError):
+    """Slices that make no regular volume, or values that say no place.
+
+    Attributes
+    ----------
+    verdict : str
+        What the slices are instead, such as ``"missing"`` or ``"duplicate"``.
+    reasons : tuple of str
+        Why, in words; each with its numbers.
+    """
+
+    @property
+    def verdict(self) -> str:
+        """What the slices are, in one or two words."""
+        return str(self.details.get("verdict", "not a volume"))
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Everything that is wrong, each in one line."""
+        return tuple(self.details.get("reasons", ())) or (self.message,)
 
 
 class TransferError(IDCError):

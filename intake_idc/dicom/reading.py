@@ -1,8 +1,7 @@
-"""DICOM out of bytes: a header, a whole dataset, a row of values.
+"""A header, a whole dataset, a row of values: what pydicom reads.
 
-Nothing here opens a file or a connection; bytes come from a caller, or from a
-function that reads a range. Whatever pydicom raises on bad input leaves as
-`DicomReadError`, with the kind, the URL and the offset.
+Whatever pydicom raises on bad input leaves as `DicomReadError`, with the kind, the
+URL and the offset.
 """
 
 from __future__ import annotations
@@ -18,9 +17,11 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import dcmread, read_partial
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from pydicom.valuerep import DA, DT, IS, TM, DSdecimal, DSfloat, PersonName
 
+from intake_idc.dicom.inflating import inflate
+from intake_idc.dicom.walking import Window, transfer_syntax
 from intake_idc.errors import DicomReadError, RequestError, nearest
 
 if TYPE_CHECKING:
@@ -109,13 +110,14 @@ def read_dataset(data: bytes, url: str = "") -> Dataset:
     DicomReadError
         It is not DICOM, is cut short, or is malformed.
     """
-    file = io.BytesIO(data)
+    plain, deflated = _inflated(data, url)
+    file = io.BytesIO(plain)
     try:
         dataset = dcmread(file)
     except _PYDICOM_RAISES as error:
         raise _unreadable(error, url, file.tell()) from error
     _check_elements(dataset, url, len(data))
-    return _lighten(dataset)
+    return _finished(dataset, deflated=deflated)
 
 
 def read_header(read: Callable[[int, int], bytes], size: int, url: str = "") -> Dataset:
@@ -176,6 +178,10 @@ def _read_until(
         if len(data) != stop:
             msg = f"{url}: {len(data)} bytes came where {stop} were asked for"
             raise DicomReadError(msg, kind="truncated", url=url, offset=len(data))
+        if _is_deflated(data):
+            # Nothing of it can be read before all of it is there.
+            data += read(stop, size) if stop < size else b""
+            stop = size
         header = _parse_header(data, url, ends, whole=stop == size)
         if header is not None:
             return header
@@ -193,20 +199,43 @@ def _parse_header(
         met_end = met_end or ends(tag)
         return ends(tag)
 
-    file = io.BytesIO(data)
+    plain, deflated = _inflated(data, url)
+    file = io.BytesIO(plain)
     try:
         dataset = read_partial(file, at_end)
     except _PYDICOM_RAISES as error:
         if not whole and not isinstance(error, InvalidDicomError):
             return None
         raise _unreadable(error, url, file.tell()) from error
-    deflated = (
-        dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
-    )
-    if not whole and (deflated or not met_end):
+    if not whole and not met_end:
         return None
     _check_elements(dataset, url, len(data))
-    return _lighten(dataset)
+    return _finished(dataset, deflated=deflated)
+
+
+def _meta(data: bytes) -> tuple[str, int]:
+    """Give the transfer syntax and where the dataset begins, where they are there."""
+    try:
+        return transfer_syntax(Window(lambda a, b: data[a:b], len(data), ""))
+    except DicomReadError:
+        return "", 0
+
+
+def _is_deflated(data: bytes) -> bool:
+    return _meta(data)[0] == DeflatedExplicitVRLittleEndian
+
+
+def _inflated(data: bytes, url: str) -> tuple[bytes, bool]:
+    """Undo the Deflated transfer syntax (PS3.5 A.5) within bounds; pydicom has none.
+
+    The bytes that are given say that they are not deflated, which is true of them.
+    """
+    syntax, start = _meta(data)
+    if syntax != DeflatedExplicitVRLittleEndian:
+        return data, False
+    plain = ExplicitVRLittleEndian.encode().ljust(len(syntax), b"\0")
+    meta = data[:start].replace(syntax.encode(), plain)
+    return meta + inflate(data[start:], url, offset=start), True
 
 
 def referenced_series(dataset: Dataset, url: str = "") -> list[str]:
@@ -260,8 +289,10 @@ def _check_elements(dataset: Dataset, url: str, length: int) -> None:
         raise DicomReadError(msg, kind="malformed", url=url, offset=length)
 
 
-def _lighten(dataset: Dataset) -> Dataset:
+def _finished(dataset: Dataset, *, deflated: bool) -> Dataset:
     """Let go of the buffer: with it a header of 13 kB pickles to 545 kB."""
+    if deflated:
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     dataset.buffer = None  # type: ignore[attr-defined,unused-ignore]
     return dataset
 
