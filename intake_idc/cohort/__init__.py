@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from intake_idc.cohort.cohort import Cohort
 from intake_idc.cohort.difference import Difference
-from intake_idc.cohort.locking import LockCheck, check_lock, open_lock, restore
 from intake_idc.cohort.opening import (
     diff,
     history,
@@ -22,6 +21,7 @@ from intake_idc.cohort.opening import (
 
 if TYPE_CHECKING:
     from intake_idc.cohort.bodies import open_cohort
+    from intake_idc.cohort.locking import LockCheck, check_lock, open_lock, restore
 
 __all__ = [
     "Cohort",
@@ -39,11 +39,20 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # Bodies of the IDC API bring its whole room along: 0.1 s that others need not wait.
-    if name == "open_cohort":
-        from intake_idc.cohort.bodies import open_cohort
+_LATER = {
+    "LockCheck": "locking",
+    "check_lock": "locking",
+    "open_cohort": "bodies",
+    "open_lock": "locking",
+    "restore": "locking",
+}
+"""Rooms that few enter, and that take long to open: 0.1 s for that of the IDC API."""
 
-        return open_cohort
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)

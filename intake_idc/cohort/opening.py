@@ -10,8 +10,6 @@ from intake_idc.arrow import integers
 from intake_idc.cohort.accounting import narrowed
 from intake_idc.cohort.cohort import Cohort
 from intake_idc.cohort.difference import compare
-from intake_idc.cohort.objects import Lookups
-from intake_idc.cohort.resolving import resolve
 from intake_idc.errors import (
     EmptySelection,
     ManifestError,
@@ -122,6 +120,8 @@ def open_manifest(
     if problems not in ("raise", "report"):
         msg = f"problems is 'raise' or 'report'; got {problems!r}"
         raise RequestError(msg)
+    from intake_idc.cohort.objects import Lookups
+    from intake_idc.cohort.resolving import resolve
     from intake_idc.formats.reading import read
 
     listings = [narrowed(listing) for listing in read(source, kind)]
