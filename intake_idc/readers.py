@@ -228,7 +228,7 @@ class IDCManifest(_Described, FileData):
         """Give the series as a cohort."""
         from intake_idc.cohort import open_manifest
         from intake_idc.errors import RequestError
-        from intake_idc.formats.reading import BIGQUERY
+        from intake_idc.formats import BIGQUERY
 
         if self.url.startswith(BIGQUERY):
             msg = "a table of BigQuery needs credentials; use open_manifest"

@@ -12,7 +12,7 @@ from intake_idc.drivers.pinned import Version, lasting_path
 from intake_idc.drivers.sources import CohortSource
 from intake_idc.errors import RequestError
 from intake_idc.files import whole_path
-from intake_idc.formats.reading import BIGQUERY
+from intake_idc.formats import BIGQUERY
 
 if TYPE_CHECKING:
     import os

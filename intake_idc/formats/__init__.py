@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-__all__ = ["NAMES", "UUID_NAMES", "Listing", "Problem", "check_problems"]
+__all__ = [
+    "BIGQUERY",
+    "NAMES",
+    "UUID_NAMES",
+    "Listing",
+    "Problem",
+    "check_problems",
+]
+
+BIGQUERY = "bigquery://"
+"""How the name of a table in BigQuery begins."""
 
 SHOWN = 10
 """Problems that an error spells out; the rest is counted."""

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
     from intake_idc.formats import Listing
 
-__all__ = ["SCHEME", "TableName", "read", "table_name"]
+__all__ = ["TableName", "read", "table_name"]
 
-SCHEME = "bigquery://"
 _PART = r"[A-Za-z0-9_\-]+"
 _NAME = re.compile(
     rf"bigquery://((?:{_PART}\.)*{_PART}(?::{_PART})?)[./]({_PART})[./]({_PART})/?"

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from intake_idc.errors import ManifestError, MissingError, RequestError
-from intake_idc.formats import Listing, lines
+from intake_idc.formats import BIGQUERY, Listing, lines
 from intake_idc.formats.source import files, natural
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from intake_idc.formats.source import Bytes
 
-__all__ = ["BIGQUERY", "KINDS", "Kind", "read"]
+__all__ = ["KINDS", "Kind", "read"]
 
 Kind = Literal[
     "lines", "s5cmd", "urls", "aws", "gcloud", "tcia",
@@ -29,8 +29,6 @@ Kind = Literal[
 
 KINDS: tuple[str, ...] = get_args(Kind)
 
-BIGQUERY = "bigquery://"
-"""How the name of a table in BigQuery begins."""
 _LINES = {"lines", "s5cmd", "urls", "aws", "gcloud"}
 _IDENTIFIERS: tuple[str, ...] = get_args(lines.Identifier)
 _SAME = {"drs": "csv", "api-v2": "json"}
