@@ -912,6 +912,8 @@ def test_an_interrupt_ends_with_130():
         "wait = click.Command('wait', callback=lambda: time.sleep(20))\n"
         "cli.command.add_command(wait)\n"
         "sys.argv = ['intake-idc', 'wait']\n"
+        # Who is started in the background of a shell has it ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "cli.main()\n"
     )
