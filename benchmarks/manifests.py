@@ -18,7 +18,6 @@ the line it stands in, so below 1 we are the faster or the smaller.
     python benchmarks/manifests.py --peer-python build/peer/bin/python
 """
 
-import argparse
 import os
 import platform
 import shlex
@@ -27,7 +26,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from measuring import Candidate, Run, measure, median, ratio, run, versions
+from measuring import Candidate, Run, measure, median, options, ratio, run, versions
 
 LINES = 1_000_000
 
@@ -132,22 +131,7 @@ def table(candidates: list[Candidate], measured: list[list[Run]]) -> str:
 
 def main() -> None:
     """Measure and print one table with the command that gave it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--peer-python",
-        action="append",
-        default=[],
-        metavar="PATH",
-        help="Python of an environment with idc-index; may be given again",
-    )
-    parser.add_argument(
-        "--python", default=sys.executable, help="Python that has intake-idc"
-    )
-    parser.add_argument("--rounds", type=int, default=5, help="at least 5")
-    arguments = parser.parse_args()
-    if arguments.rounds < 5:  # noqa: PLR2004 - a median of fewer says little
-        parser.error("--rounds must be at least 5")
-
+    arguments = options(__doc__)
     python = arguments.python
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "million.s5cmd"

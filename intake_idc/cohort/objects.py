@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from intake_idc.arrow import numbers, numpy_of, packed, unpack_uuids
-from intake_idc.cohort.accounting import Rows, one, rest
+from intake_idc.arrow import numbers, numpy_of, one, packed, unpack_uuids
+from intake_idc.cohort.accounting import Rows, rest
 from intake_idc.errors import RequestError
 from intake_idc.formats.places import uuid_bytes
 from intake_idc.release.listed import ListedRows, find, named

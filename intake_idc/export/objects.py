@@ -15,11 +15,12 @@ from uuid import UUID
 from intake_idc.arrow import (
     binary,
     integers,
+    one,
     pack_uuids,
     packed,
+    packed_bytes,
     texts,
     unpack_uuids,
-    uuid_bytes,
 )
 from intake_idc.errors import IntegrityError, MissingError, RequestError
 from intake_idc.manifest import OBJECTS, ONLY, Manifest
@@ -81,29 +82,29 @@ class ObjectTable:
             [("crdc_series_uuid", "ascending"), ("crdc_instance_uuid", "ascending")]
         )
         table = table.combine_chunks()
-        runs = pc.run_end_encode(_one(table, "crdc_series_uuid"))
+        runs = pc.run_end_encode(one(table.column("crdc_series_uuid")))
         self._series = runs.values.cast(pa.string())
         ends = runs.run_ends.to_pylist()
         self._bounds = [0, *ends]
         hashed = "instance_hash" in table.column_names
         nothing = pa.nulls(table.num_rows, pa.string())
-        md5 = _one(table, "instance_hash") if hashed else nothing
-        size = _one(table, "instance_size")
+        md5 = one(table.column("instance_hash")) if hashed else nothing
+        size = one(table.column("instance_size"))
         if size.null_count:
             msg = "a table of objects needs instance_size in every row; some are null"
             raise RequestError(msg, column="instance_size")
         self._rows = pa.StructArray.from_arrays(
             [
-                _packed_uuids(_one(table, "crdc_instance_uuid")),
+                _packed_uuids(one(table.column("crdc_instance_uuid"))),
                 size,
                 _packed_hashes(md5),
             ],
             names=["uuid", "size", "md5"],
         )
         stated = "series_hash" in table.column_names
-        self._stated = _one(table, "series_hash") if stated else None
+        self._stated = one(table.column("series_hash")) if stated else None
         named = "SOPInstanceUID" in table.column_names
-        self._sop = _one(table, "SOPInstanceUID") if named else None
+        self._sop = one(table.column("SOPInstanceUID")) if named else None
 
     @cached_property
     def digest(self) -> str:
@@ -374,22 +375,8 @@ def _keyed(places: np.ndarray[Any, Any], uuids: pa.Array) -> pa.Array:
 
     rows = np.empty((len(uuids), 24), np.uint8)
     rows[:, :8] = places.astype(">u8").view(np.uint8).reshape(-1, 8)
-    rows[:, 8:] = np.frombuffer(uuid_bytes(uuids), np.uint8).reshape(-1, 16)
+    rows[:, 8:] = np.frombuffer(packed_bytes(uuids), np.uint8).reshape(-1, 16)
     return binary(rows)
-
-
-def _one(table: pa.Table, name: str) -> pa.Array:
-    """Give a column as one array."""
-    import pyarrow as pa
-
-    column = table.column(name)
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    return (
-        pa.concat_arrays(column.chunks)
-        if column.num_chunks
-        else pa.array([], column.type)
-    )
 
 
 def _named(table: pa.Table, manifest: Manifest) -> pa.Table:

@@ -70,8 +70,8 @@ COMMANDS = [
 ]  # fmt: skip
 """How a line may begin that copies from a bucket."""
 VERBS = {words[0] for words in COMMANDS}
-_ASIDE = re.compile(r"(?:set|export|mkdir|cd)\s(?!.*://).*")
-"""Lines of a shell script that name nothing."""
+_ASIDE = re.compile(r"set -\w+|export \w+=\S+|mkdir -p \S+")
+"""Lines that a script of ours has beside its commands, and that name nothing."""
 HEADER_CELLS = {"f0_", "study_manifest_cp_command"}
 """Column names that an export leaves on a line of their own."""
 VALUE_FLAGS = {

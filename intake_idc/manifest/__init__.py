@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from intake_idc import display
-from intake_idc.arrow import uuid_bytes
+from intake_idc.arrow import packed_bytes
 from intake_idc.errors import RequestError
 from intake_idc.manifest.cutting import cut
 from intake_idc.manifest.subsets import (
@@ -253,7 +253,7 @@ class Manifest:
             if part.only is not None:
                 # A run of a subset is the subset that it holds.
                 own = part.only[first:last]
-                meant = "\t" + hashlib.sha256(uuid_bytes(own)).hexdigest()
+                meant = "\t" + hashlib.sha256(packed_bytes(own)).hexdigest()
                 first, last = 0, None
             end = "" if last is None else last
             sha.update(f"{part.crdc_series_uuid}\t{first}\t{end}{meant}\n".encode())

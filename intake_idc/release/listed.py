@@ -12,7 +12,13 @@ import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from intake_idc.arrow import integers, numpy_of, pack_uuids, unpack_uuids
+from intake_idc.arrow import (
+    integers,
+    numpy_of,
+    pack_uuids,
+    unpack_uuids,
+    uuid_halves,
+)
 from intake_idc.errors import IntegrityError
 from intake_idc.manifest import ONLY, Manifest
 from intake_idc.release import history
@@ -201,7 +207,7 @@ class Members:
         import numpy as np
 
         self.uuids = uuids
-        high, self._low = _halves(uuids)
+        high, self._low = uuid_halves(uuids)
         self._order = np.argsort(high)
         self._high = high[self._order]
 
@@ -221,7 +227,7 @@ class Members:
         places = np.full(len(uuids), -1, np.int64)
         if not len(uuids) or not len(self):
             return places
-        high, low = _halves(uuids)
+        high, low = uuid_halves(uuids)
         # In order, so that neighbours are looked for among neighbours.
         asked = np.argsort(high)
         sought, rest = high[asked], low[asked]
@@ -239,15 +245,6 @@ class Members:
             left = left[~hit]
             at[left] += 1
         return places
-
-
-def _halves(uuids: pa.Array) -> tuple[Any, Any]:
-    """Give packed uuids as two arrays of numbers that sort as they do."""
-    import numpy as np
-
-    start = uuids.offset * 2
-    data = np.frombuffer(uuids.buffers()[1], ">u8")[start : start + 2 * len(uuids)]
-    return data[0::2].astype(np.uint64), data[1::2].astype(np.uint64)
 
 
 def members(release: Release) -> Members:
