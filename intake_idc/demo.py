@@ -20,6 +20,8 @@ from intake_idc.drivers import catalog_path
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from intake_idc.lazy import DicomObject
+
 __all__ = ["run"]
 
 COHORT = {"collection_id": "nlst", "Modality": "SM"}
@@ -102,7 +104,7 @@ def _objects(
         f"{display.bytes_text(counts['bytes'])}; nothing is opened yet"
     )
     rows = cohort.header_rows(KEYWORDS).compute()
-    means = bag.map(_mean).compute()
+    means: list[float] = bag.map(_mean).compute()
     header = [*KEYWORDS, "mean of slice"]
     table = [
         [*(row[keyword] for keyword in KEYWORDS), f"{mean:.1f}"]
@@ -120,8 +122,8 @@ def _objects(
     say("")
 
 
-def _mean(dataset: Any) -> float:
-    return float(dataset.pixel_array.mean())
+def _mean(found: DicomObject) -> float:
+    return float(found.pixels().mean())
 
 
 def _arguments(columns: dict[str, Any]) -> str:

@@ -276,7 +276,7 @@ class PandasIDCSeries(BaseReader):
 
 
 class DaskIDCInstances(BaseReader):
-    """Give the objects of a cohort as a Dask bag of `pydicom.Dataset`."""
+    """Give the objects of a cohort as a Dask bag of `DicomObject`."""
 
     implements: ClassVar[set[type]] = {IDCSelection, IDCManifest}
     imports: ClassVar[set[str]] = {"dask", "pydicom"}

@@ -158,7 +158,7 @@ def test_two_revisions_in_a_list_both_stay():
 def test_bytes_of_another_release_are_read_as_they_are(tmp_path):
     ct = NEW.search(Modality="CT") | OLD.search(Modality="CT")
     assert (ct.idc_version, len(ct), ct.counts()["studies"]) == (2, 2, 1)
-    objects = ct.to_dask().compute()
+    objects = ct.datasets().compute()
     assert len(objects) == 5
     assert len({o.SeriesInstanceUID for o in objects}) == 1
     ct.materialize(tmp_path, dir_template="%crdc_series_uuid")
@@ -272,7 +272,7 @@ def test_a_lock_and_a_manifest_go_with_questions(tmp_path):
                 assert names(getattr(other, verb)(one)) == names(
                     getattr(NEW, verb)(images)
                 )
-    assert len((lock | NEW).to_dask().compute()) == 11
+    assert len((lock | NEW).datasets().compute()) == 11
 
 
 def test_problems_of_a_manifest_stay_with_what_is_made_of_it(tmp_path):
@@ -303,7 +303,7 @@ def test_known_objects_stay_with_a_part():
     assert (known - OLD).objects is not None
     assert (known | NEW).objects is None
     assert tokenize(known) == tokenize(ct.with_instances(objects)) != tokenize(ct)
-    assert len((known - OLD).to_dask().compute()) == 3
+    assert len((known - OLD).datasets().compute()) == 3
 
 
 def some_objects(meant):
@@ -335,9 +335,9 @@ def test_known_objects_of_some_are_not_those_of_all(tmp_path):
     one = open_manifest(listed, idc_version=2, tables="sample", mirror="sample")
     known = one.with_instances(objects)
     for both in (known | ct, ct | known):
-        assert both.counts()["instances"] == len(both.to_dask().compute()) == 3
+        assert both.counts()["instances"] == len(both.datasets().compute()) == 3
     for same in (known | known, known & ct, known | one):
-        assert same.counts()["instances"] == len(same.to_dask().compute()) == 1
+        assert same.counts()["instances"] == len(same.datasets().compute()) == 1
     assert (known | one).objects == known.objects
 
 

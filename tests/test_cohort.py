@@ -125,7 +125,7 @@ def test_nothing_selected_is_an_error_before_anything_is_read():
     assert len(nothing) == 0
     assert nothing.counts()["bytes"] == 0
     with pytest.raises(EmptySelection, match="no series"):
-        nothing.to_dask()
+        nothing.datasets()
 
 
 def test_a_cohort_shows_itself_as_text_and_html():
@@ -257,7 +257,7 @@ def test_a_catalog_keeps_the_tables_and_the_mirror(tmp_path):
         path = cohort.to_catalog(tmp_path / f"{number}.yml")
         again = intake.open_catalog(path)["cohort"].cohort
         assert again.manifest() == ct.manifest()
-        assert len(again.to_dask().compute()) == 3
+        assert len(again.datasets().compute()) == 3
     placed = ct.reading_from("gcs", endpoint_url="http://127.0.0.1:1")
     again = intake.open_catalog(placed.to_catalog(tmp_path / "p.yml"))["cohort"]
     assert again.cohort == placed

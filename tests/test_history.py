@@ -171,7 +171,7 @@ def test_a_superseded_uuid_opens_the_bytes_that_it_names():
     assert cohort.problems == ()
     assert cohort.manifest().uuids == [old]
     assert cohort.keys() == [REVISED]
-    numbers = sorted(int(d.InstanceNumber) for d in cohort.to_dask().compute())
+    numbers = sorted(int(d.InstanceNumber) for d in cohort.datasets().compute())
     assert numbers == [16, 17]
 
 
@@ -183,7 +183,7 @@ def test_a_series_and_a_release_open_the_bytes_of_that_release():
         assert cohort.manifest().uuids == [
             SAMPLE.release.history(REVISED).at(version).crdc_series_uuid
         ]
-        assert len(cohort.to_dask().compute()) == count
+        assert len(cohort.datasets().compute()) == count
 
 
 def test_series_come_in_the_order_asked_and_once_each():

@@ -81,7 +81,7 @@ def test_every_public_name_is_found_and_listed():
     [
         "x = open_idc(25).search(collection_id='rider_pilot').table",
         "x = open_idc(25).search(collection_id='rider_pilot'); y = len(x), x.df",
-        "x = open_idc(2, tables='sample').search(Modality='CT').to_dask().compute()",
+        "x = open_idc(2, tables='sample').search(Modality='CT').datasets().compute()",
         "x = open_idc(25); f = x.manifest()",
     ],
 )

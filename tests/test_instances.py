@@ -137,9 +137,9 @@ def test_reading_lists_nothing(s3_nginx, cohort, table, size):
     place = "s3://intake-idc-sample"
     plain = cohort.reading_from(place, endpoint_url=s3_nginx.endpoint)
     known = plain.with_instances(table)
-    expected = plain.to_dask().map(lambda d: str(d.SOPInstanceUID)).compute()
+    expected = plain.datasets().map(lambda d: str(d.SOPInstanceUID)).compute()
     s3_nginx.reset()
-    bag = known.to_dask(partition_bytes=size)
+    bag = known.datasets(partition_bytes=size)
     assert bag.map(lambda d: str(d.SOPInstanceUID)).compute() == expected
     assert not listings(s3_nginx)
     headers = known.header_rows(["Modality"]).compute()
@@ -199,16 +199,16 @@ def test_a_place_that_lists_nothing_is_read(cohort, table, tmp_path):
     with PlainHTTP() as server:
         plain = cohort.reading_from(server.endpoint)
         with pytest.raises(StorageError):
-            plain.to_dask().count().compute()
+            plain.datasets().count().compute()
         known = plain.with_instances(table)
-        assert known.to_dask().count().compute() == len(table)
+        assert known.datasets().count().compute() == len(table)
         known.materialize(tmp_path)
         assert known.verify(tmp_path, checksum=True).ok
 
 
 def test_narrowing_keeps_what_is_known_and_another_release_forgets_it(cohort, table):
     known = cohort.with_instances(table)
-    assert known.search(Modality="CT").to_dask().count().compute() == 3
+    assert known.search(Modality="CT").datasets().count().compute() == 3
     assert known.at(1).objects is None
     assert known.reading_from("sample").objects == known.objects
 
@@ -232,7 +232,7 @@ def test_an_object_that_is_gone_is_an_error(cohort, table, tmp_path):
     known = cohort.with_instances(table).reading_from(tmp_path / "bucket")
     (tmp_path / "bucket" / files_of(cohort)[0].relative_to(BUCKET)).unlink()
     with pytest.raises(ObjectNotFound):
-        known.to_dask().count().compute()
+        known.datasets().count().compute()
 
 
 # Checking.
@@ -381,7 +381,7 @@ def test_a_table_by_series_uid_and_without_hashes_will_do(cohort, table):
     )
     known = cohort.with_instances(rows)
     assert len(known.objects) == len(table)
-    assert known.to_dask().count().compute() == len(table)
+    assert known.datasets().count().compute() == len(table)
 
 
 @pytest.mark.parametrize("name", ["nothing.parquet", "nothing.txt"])
@@ -401,7 +401,7 @@ def test_a_cohort_that_knows_pickles_and_keeps_the_keys_of_its_graph(cohort, tab
     again = pickle.loads(pickle.dumps(known))
     assert again.objects == known.objects
     assert tokenize(again.objects) == tokenize(known.objects)
-    assert again.to_dask().name == known.to_dask().name
+    assert again.datasets().name == known.datasets().name
 
 
 def many(series, count):

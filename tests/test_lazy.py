@@ -33,7 +33,7 @@ EXPECTED = [
 @pytest.mark.parametrize("size", ["1 kB", "600 kB", "1 MiB", "128 MiB", 10_000_000])
 @pytest.mark.parametrize("headers_only", [False, True], ids=["whole", "headers"])
 def test_datasets_are_complete_and_in_order_however_they_are_split(size, headers_only):
-    found = IMAGES.to_dask(partition_bytes=size, headers_only=headers_only).compute()
+    found = IMAGES.datasets(partition_bytes=size, headers_only=headers_only).compute()
     assert [d.SOPInstanceUID for d in found] == [d.SOPInstanceUID for d in EXPECTED]
     assert all(("PixelData" in d) != headers_only for d in found)
     if not headers_only:
@@ -41,32 +41,32 @@ def test_datasets_are_complete_and_in_order_however_they_are_split(size, headers
 
 
 def test_small_series_share_a_partition_and_large_ones_are_cut():
-    assert SAMPLE.all().to_dask().npartitions == 1
-    assert IMAGES.to_dask(partition_bytes="1 kB").npartitions == 7
-    assert IMAGES.to_dask(partition_instances=2).npartitions == 4
+    assert SAMPLE.all().datasets().npartitions == 1
+    assert IMAGES.datasets(partition_bytes="1 kB").npartitions == 7
+    assert IMAGES.datasets(partition_instances=2).npartitions == 4
 
 
 def test_a_graph_has_one_task_for_each_partition_and_nothing_is_opened(tmp_path):
-    bag = IMAGES.to_dask(partition_bytes="1 kB", mirror=tmp_path)
+    bag = IMAGES.datasets(partition_bytes="1 kB", mirror=tmp_path)
     assert len(bag.__dask_graph__()) == bag.npartitions == 7
     with pytest.raises(FileNotFoundError, match="holds no object"):
         bag.compute()
 
 
 def test_keys_depend_on_what_is_read_and_how():
-    keys = IMAGES.to_dask().__dask_keys__()
-    assert keys == IMAGES.to_dask().__dask_keys__()
+    keys = IMAGES.datasets().__dask_keys__()
+    assert keys == IMAGES.datasets().__dask_keys__()
     others = [
-        IMAGES.to_dask(headers_only=True),
-        IMAGES.to_dask(partition_bytes="1 kB"),
-        IMAGES.search(Modality="CT").to_dask(),
-        open_idc(1, tables="sample").search(Modality=["CT", "MR"]).to_dask(),
-        IMAGES.to_dask(mirror=sample_path() / "bucket"),
+        IMAGES.datasets(headers_only=True),
+        IMAGES.datasets(partition_bytes="1 kB"),
+        IMAGES.search(Modality="CT").datasets(),
+        open_idc(1, tables="sample").search(Modality=["CT", "MR"]).datasets(),
+        IMAGES.datasets(mirror=sample_path() / "bucket"),
     ]
     assert all(other.__dask_keys__() != keys for other in others)
     code = (
         "from intake_idc import open_idc\n"
-        "bag = open_idc(2, tables='sample').search(Modality=['CT', 'MR']).to_dask()\n"
+        "bag = open_idc(2, tables='sample').search(Modality=['CT', 'MR']).datasets()\n"
         "print(bag.__dask_keys__())"
     )
     done = subprocess.run(
@@ -76,7 +76,7 @@ def test_keys_depend_on_what_is_read_and_how():
 
 
 def test_threads_are_the_default_and_stay_so():
-    bag = IMAGES.to_dask()
+    bag = IMAGES.datasets()
     for made in (bag, bag.map(len), bag.filter(bool), bag.map_partitions(list)):
         assert isinstance(made, InstanceBag)
         assert made.__dask_scheduler__ is dask.threaded.get
@@ -101,7 +101,7 @@ REDUCED = {
 
 @pytest.mark.parametrize("reduce", REDUCED.values(), ids=REDUCED)
 def test_what_is_made_from_a_bag_runs_on_threads_too(reduce):
-    made = reduce(IMAGES.to_dask(partition_bytes="600 kB"))
+    made = reduce(IMAGES.datasets(partition_bytes="600 kB"))
     assert made.__dask_scheduler__ is dask.threaded.get
     made.compute()
 
@@ -113,7 +113,7 @@ def test_an_unguarded_script_is_not_run_again(tmp_path):
         "from intake_idc import open_idc\n"
         "ct = open_idc(2, tables='sample').search(Modality='CT')\n"
         "print(ct.header_rows(['Rows']).to_dataframe().compute().shape)\n"
-        "print(len(ct.to_dask().take(2)), ct.to_dask().count().compute())\n"
+        "print(len(ct.datasets().take(2)), ct.datasets().count().compute())\n"
     )
     done = subprocess.run(
         [sys.executable, script], capture_output=True, text=True, check=True
@@ -122,7 +122,7 @@ def test_an_unguarded_script_is_not_run_again(tmp_path):
 
 
 def test_results_do_not_depend_on_the_scheduler():
-    means = IMAGES.to_dask(partition_bytes="1 MiB").map(_mean)
+    means = IMAGES.datasets(partition_bytes="1 MiB").map(_mean)
     expected = [_mean(dataset) for dataset in EXPECTED]
     for scheduler in ("threads", "sync", "processes"):
         assert means.compute(scheduler=scheduler) == expected
@@ -168,12 +168,12 @@ def test_file_meta_is_a_value_too():
 )
 def test_a_partition_of_nothing_is_refused(options):
     with pytest.raises(RequestError, match="partition"):
-        IMAGES.to_dask(**options)
+        IMAGES.datasets(**options)
 
 
 def test_a_release_pins_the_bytes():
-    old = open_idc(1, tables="sample").search(Modality="CT").to_dask().compute()
-    new = SAMPLE.search(Modality="CT").to_dask().compute()
+    old = open_idc(1, tables="sample").search(Modality="CT").datasets().compute()
+    new = SAMPLE.search(Modality="CT").datasets().compute()
     assert len(old) == 2
     assert len(new) == 3
     assert {d.SeriesInstanceUID for d in old} == {d.SeriesInstanceUID for d in new}
@@ -190,22 +190,22 @@ def test_a_broken_object_is_named(tmp_path):
         (folder / path.name).write_bytes(b"x" * len(data))
     for headers_only in (False, True):
         with pytest.raises(DicomReadError, match=uuid) as caught:
-            ct.to_dask(mirror=tmp_path, headers_only=headers_only).compute()
+            ct.datasets(mirror=tmp_path, headers_only=headers_only).compute()
         assert caught.value.kind == "not dicom"
     next(folder.iterdir()).unlink()
     with pytest.raises(IntegrityError, match="lists 2 objects"):
-        ct.to_dask(mirror=tmp_path).compute()
+        ct.datasets(mirror=tmp_path).compute()
 
 
 def test_dask_knows_how_large_a_dataset_is():
-    dataset = IMAGES.to_dask().compute()[0]
+    dataset = IMAGES.datasets().compute()[0]
     assert sizeof(dataset) > len(dataset.PixelData)
 
 
 def test_graphs_carry_rows_and_no_secret(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     cohort = open_idc(25).search(collection_id="rider_pilot", Modality="CT")
-    data = pickle.dumps(dict(cohort.to_dask().__dask_graph__()))
+    data = pickle.dumps(dict(cohort.datasets().__dask_graph__()))
     assert b"hunter2" not in data
     assert len(data) < 300_000
 
@@ -213,14 +213,14 @@ def test_graphs_carry_rows_and_no_secret(monkeypatch):
 def test_a_million_instances_are_a_small_graph():
     cohort = open_idc(25).search(collection_id="4d_lung")
     assert cohort.counts()["instances"] > 340_000
-    bag = cohort.to_dask(headers_only=True)
+    bag = cohort.datasets(headers_only=True)
     assert bag.npartitions < 2_000
     tokenize(bag)
 
 
 def test_nothing_is_no_bag():
     with pytest.raises(EmptySelection):
-        SAMPLE.search(Modality="CT").query("false").to_dask()
+        SAMPLE.search(Modality="CT").query("false").datasets()
 
 
 def test_a_table_is_a_frame_with_arrow_types():
@@ -250,14 +250,14 @@ def test_two_processes_of_a_cluster_read_the_same():
         ) as cluster,
         Client(cluster) as client,
     ):
-        bag = IMAGES.to_dask(partition_bytes="600 kB")
+        bag = IMAGES.datasets(partition_bytes="600 kB")
         found = client.compute(bag.map(_mean)).result(timeout=60)
         assert found == [_mean(dataset) for dataset in EXPECTED]
         workers = client.run(lambda: __import__("os").getpid())
         assert len(set(workers.values())) == 2
-        headers = client.gather(client.compute(IMAGES.to_dask(headers_only=True)))
+        headers = client.gather(client.compute(IMAGES.datasets(headers_only=True)))
         assert [h.SOPInstanceUID for h in headers] == [
             d.SOPInstanceUID for d in EXPECTED
         ]
         with pytest.raises(FileNotFoundError, match="holds no object"):
-            client.compute(IMAGES.to_dask(mirror="/tmp")).result(timeout=60)
+            client.compute(IMAGES.datasets(mirror="/tmp")).result(timeout=60)

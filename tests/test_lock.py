@@ -852,12 +852,12 @@ def test_an_opened_lock_travels(locks):
     assert again.locked.digest == opened.locked.digest
     assert tokenize(again) == tokenize(opened)
     assert hash(again) == hash(opened)
-    assert opened.to_dask().npartitions >= 1
+    assert opened.datasets().npartitions >= 1
 
 
 def test_an_opened_lock_is_read_and_written_as_any_cohort(locks, tmp_path):
     opened = open_lock(locks["sample"])
-    assert len(opened.to_dask().compute()) == 6
+    assert len(opened.datasets().compute()) == 6
     manifest = opened.to_manifest(tmp_path / "x.s5cmd")
     assert open_manifest(manifest, tables="sample").manifest() == opened.manifest()
     assert opened.to_table(tmp_path / "x.csv").is_file()

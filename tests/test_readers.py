@@ -221,7 +221,7 @@ def test_a_manifest_gives_its_series_in_the_release_that_it_names(manifest):
     pd.testing.assert_frame_equal(PandasIDCSeries(data=data).read(), cohort.df)
     read = DaskIDCInstances(data=data).read().compute()
     assert [ds.SOPInstanceUID for ds in read] == [
-        ds.SOPInstanceUID for ds in cohort.to_dask().compute()
+        ds.SOPInstanceUID for ds in cohort.datasets().compute()
     ]
 
 

@@ -113,7 +113,7 @@ def table(whole, export):
 
 @pytest.mark.parametrize("size", ["1 B", "128 MiB"])
 def test_a_bag_holds_exactly_those_objects(cohort, expected, size):
-    found = cohort.to_dask(partition_bytes=size).map(lambda d: str(d.SOPInstanceUID))
+    found = cohort.datasets(partition_bytes=size).map(lambda d: str(d.SOPInstanceUID))
     headers = cohort.header_rows(["SOPInstanceUID"]).compute()
     assert [h["SOPInstanceUID"] for h in headers] == found.compute()
     assert [Path(h["url"]) for h in headers] == expected
@@ -124,7 +124,7 @@ def test_a_store_is_asked_for_those_objects_alone(s3_nginx, cohort, expected):
     place = "s3://intake-idc-sample"
     there = cohort.reading_from(place, endpoint_url=s3_nginx.endpoint)
     s3_nginx.reset()
-    assert there.to_dask().count().compute() == len(expected)
+    assert there.datasets().count().compute() == len(expected)
     asked = {r.uri.split("/", 2)[2] for r in s3_nginx.requests() if "?" not in r.uri}
     assert asked == set(map(key_of, expected))
 
@@ -149,7 +149,7 @@ def test_every_store_gives_exactly_those_objects(
     assert ["/".join(row["url"].split("/")[-2:]) for row in rows] == keys
     uids = [row["SOPInstanceUID"] for row in rows]
     # In processes, and a series cut into many pieces: what travels is what is meant.
-    pieces = there.to_dask(headers_only=True, partition_instances=1)
+    pieces = there.datasets(headers_only=True, partition_instances=1)
     assert pieces.npartitions == len(keys)
     found = pieces.map(sop_instance_uid).compute(scheduler="processes", num_workers=2)
     assert found == uids
@@ -176,7 +176,7 @@ def test_the_parts_of_a_division_hold_those_objects_once(cohort, expected):
         found += [Path(row["url"]) for row in rows]
     assert sorted(found) == sorted(expected)
     both = parts["a"] | parts["b"]
-    assert both.to_dask().count().compute() == len(expected)
+    assert both.datasets().count().compute() == len(expected)
 
 
 def test_counts_are_those_of_the_instances(cohort, whole, expected):
@@ -253,7 +253,7 @@ def test_the_whole_listing_is_held_against_the_index(cohort, files, tmp_path):
     uuid, paths = next((u, p) for u, p in files.items() if len(p) > 2)
     (bucket / uuid / paths[1].name).unlink()  # Not one of those that are meant.
     with pytest.raises(IntegrityError, match="the index says"):
-        cohort.reading_from(bucket).to_dask().count().compute()
+        cohort.reading_from(bucket).datasets().count().compute()
 
 
 def test_an_object_that_is_gone_from_a_series_of_unknown_count_is_named(files):
@@ -289,7 +289,7 @@ def test_known_objects_that_are_just_those_will_do(cohort, table, expected):
     own = table.filter(pa.compute.is_in(table.column("key"), value_set=keys))
     assert len(own) == len(expected) < len(table)
     known = cohort.with_instances(own)
-    assert known.to_dask().count().compute() == len(expected)
+    assert known.datasets().count().compute() == len(expected)
     assert known.objects.as_published(cohort.manifest()).equals(own)
     whole = cohort.with_instances(table).objects
     assert whole.as_published(cohort.manifest()).equals(own)
@@ -387,7 +387,7 @@ def test_a_part_is_equal_where_the_same_instances_are_meant():
 def test_it_travels_and_has_keys_of_its_own(cohort, whole, manifest):
     again = pickle.loads(pickle.dumps(cohort))
     assert again.manifest() == cohort.manifest() == manifest
-    assert again.to_dask().name == cohort.to_dask().name
+    assert again.datasets().name == cohort.datasets().name
     assert tokenize(manifest.strip()) == tokenize(manifest)
     assert tokenize(manifest) != tokenize(whole.manifest())
     other = subset(manifest, {manifest.uuids[0]: [str(UUID(int=1))]})

@@ -74,8 +74,8 @@ def test_the_walk(place, version, tmp_path):
         for path in sorted((BUCKET / uuid).iterdir())
     ]
     expected = [pydicom.dcmread(path) for path in files]
-    assert pickle.loads(pickle.dumps(source)).to_dask().compute() == expected
-    headers = source.to_dask(headers_only=True, partition_bytes="600 kB").compute()
+    assert pickle.loads(pickle.dumps(source)).datasets().compute() == expected
+    headers = source.datasets(headers_only=True, partition_bytes="600 kB").compute()
     whole = [pydicom.dcmread(path, stop_before_pixels=True) for path in files]
     assert headers == whole
     rows = source.header_rows(["InstanceNumber"]).compute()
@@ -135,14 +135,14 @@ def test_requests_are_few_and_small(s3_nginx, engine):
         tables="sample", mirror="aws", endpoint_url=s3_nginx.endpoint, engine=engine
     ).search(Modality="CT")
     s3_nginx.reset()
-    bag = source.to_dask(headers_only=True)
+    bag = source.datasets(headers_only=True)
     assert s3_nginx.requests() == []
     bag.compute()
     asked = s3_nginx.requests()
     assert len(asked) == 1 + 3
     assert sum(request.sent for request in asked if request.range) == 3 * 16_384
     s3_nginx.reset()
-    source.to_dask().compute()
+    source.datasets().compute()
     assert len(s3_nginx.requests()) == 1 + 3
 
 
@@ -168,10 +168,10 @@ def test_the_environment_alone_points_at_a_server(s3_nginx, gcs_fake, monkeypatc
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_nginx.endpoint)
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_fake.endpoint)
     for mirror in ("aws", "gcs"):
-        assert len(sample.to_dask(mirror=mirror).compute()) == 4
+        assert len(sample.datasets(mirror=mirror).compute()) == 4
     monkeypatch.setenv("INTAKE_IDC_MIRROR", "gcs")
     whole = intake_idc.open_manifest(_manifest(sample), tables="sample", mirror="gcs")
-    assert len(whole.to_dask().compute()) == 4
+    assert len(whole.datasets().compute()) == 4
 
 
 def _manifest(cohort):
@@ -200,7 +200,7 @@ def test_a_cluster_of_two_processes_reads_from_a_server(s3_nginx):
         ) as cluster,
         Client(cluster) as client,
     ):
-        bag = source.to_dask(partition_bytes="600 kB")
+        bag = source.datasets(partition_bytes="600 kB")
         uids = client.compute(bag.map(lambda d: str(d.SOPInstanceUID))).result(60)
     assert uids == [str(d.SOPInstanceUID) for d in source.read()]
 

@@ -40,6 +40,7 @@ _COHORT_VERBS = frozenset(
         "diff",
         "difference",
         "export",
+        "datasets",
         "header_rows",
         "index_table",
         "instances_table",
@@ -50,6 +51,7 @@ _COHORT_VERBS = frozenset(
         "lock",
         "locked",
         "manifest",
+        "map_objects",
         "materialize",
         "nunique",
         "plan",
@@ -149,17 +151,20 @@ class CohortSource(Pinned):
         return Schema(
             dtype=None,
             shape=(counts["series"],),
-            npartitions=self.to_dask().npartitions if counts["series"] else 0,
+            npartitions=self._datasets().npartitions if counts["series"] else 0,
             extra_metadata={"idc_version": self.idc_version, **counts},
         )
 
     def to_dask(self, **options: Any) -> Any:
-        """Give a Dask bag of `pydicom.Dataset`; see `Cohort.to_dask`."""
+        """Give a Dask bag of `DicomObject`; see `Cohort.to_dask`."""
         return self.cohort.to_dask(**options)
+
+    def _datasets(self) -> Any:
+        return self.cohort.datasets()
 
     def read(self) -> list[Any]:
         """Read every object into memory, as a list of `pydicom.Dataset`."""
-        return list(self.to_dask().compute())
+        return list(self._datasets().compute())
 
     def read_partition(self, i: int) -> list[Any]:
         """Read one partition, as a list of `pydicom.Dataset`.
@@ -169,7 +174,7 @@ class CohortSource(Pinned):
         IndexError
             There is no such partition.
         """
-        bag = self.to_dask()
+        bag = self._datasets()
         if not 0 <= i < bag.npartitions:
             msg = f"partition {i} of {bag.npartitions}"
             raise IndexError(msg)
@@ -177,7 +182,7 @@ class CohortSource(Pinned):
 
     def read_chunked(self) -> Iterator[list[Any]]:
         """Read partition after partition."""
-        for part in self.to_dask().to_delayed():
+        for part in self._datasets().to_delayed():
             yield list(part.compute())
 
 

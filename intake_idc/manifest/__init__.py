@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from intake_idc import display
 from intake_idc.arrow import packed_bytes
 from intake_idc.errors import RequestError
-from intake_idc.manifest.cutting import cut
+from intake_idc.manifest.cutting import Weight, cut, group_runs
+from intake_idc.manifest.packing import Packed, Piece
+from intake_idc.manifest.parts import MEGABYTE, ROUNDED, Part, part_of, size_in_bytes
 from intake_idc.manifest.subsets import (
     OBJECTS,
     ONLY,
@@ -27,19 +29,21 @@ from intake_idc.manifest.subsets import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     import pandas as pd
     import pyarrow as pa
 
 __all__ = [
     "GCS_BUCKETS",
+    "MEGABYTE",
     "OBJECTS",
     "ONLY",
     "READING_COLUMNS",
     "REQUIRED_COLUMNS",
     "Manifest",
     "Part",
+    "Piece",
     "gcs_bucket",
     "subset_column",
     "with_packed_subsets",
@@ -73,84 +77,6 @@ READING_COLUMNS = (
     ONLY,
 )
 """What a worker needs to list, read and check a series; the rest stays behind."""
-
-MEGABYTE = 1_000_000
-"""IDC's megabyte, in bytes."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One series of a manifest, or a run of its instances, as plain values."""
-
-    crdc_series_uuid: str
-    """Name of the series' folder in every bucket."""
-    aws_bucket: str
-    """The AWS bucket of the series; the other mirrors follow from it."""
-    instanceCount: int | None = None  # noqa: N815  (published spelling)
-    """Instances in the whole series, where it is known."""
-    size: int | None = None
-    """Bytes in the whole series, where they are known."""
-    size_tolerance: int = 0
-    """Bytes by which ``size`` may be off: 0 where the index is exact."""
-    first_instance: int = 0
-    """First instance, counted in the order of the keys."""
-    last_instance: int | None = None
-    """One past the last instance; None means the end of the series."""
-    objects: pa.StructArray | None = field(default=None, compare=False, repr=False)
-    """Its objects, packed, where they are known without a listing; see `OBJECTS`."""
-    only: pa.FixedSizeBinaryArray | None = field(default=None, hash=False, repr=False)
-    """The objects that are meant, where not all of the series are; see `ONLY`. First
-    and last instance then count among these."""
-
-    @property
-    def instances(self) -> int | None:
-        """Number of instances that are meant; None where the index does not say."""
-        last = self.last_instance
-        if self.only is not None:
-            return len(self.only[self.first_instance : last])
-        if last is None:
-            last = self.instanceCount
-        return None if last is None else last - self.first_instance
-
-    @property
-    def meant_size(self) -> int:
-        """Bytes that are meant: a run, or a subset, gets its share of the series.
-
-        Of a subset whose objects are known they are exact. Of a subset of a series
-        whose count the index does not know they are those of the series. What has no
-        known size counts 0.
-        """
-        objects = self.meant_objects()
-        if self.only is not None and objects is not None:
-            import pyarrow.compute as pc
-
-            return int(pc.sum(objects.field("size")).as_py() or 0)
-        if not self.size or not self.instanceCount:
-            return self.size or 0
-        return round(self.size * (self.instances or 0) / self.instanceCount)
-
-    def meant_objects(self) -> pa.StructArray | None:
-        """Give the objects that are known, those that are not meant left out."""
-        if self.only is None or self.objects is None:
-            return self.objects
-        import pyarrow.compute as pc
-
-        meant = self.only[self.first_instance : self.last_instance]
-        return self.objects.filter(
-            pc.is_in(self.objects.field("uuid"), value_set=meant)
-        )
-
-    def unlike(self, count: int, size: int) -> str | None:
-        """Say how a whole series of some objects and bytes differs from the index.
-
-        None where it does not, as far as the index knows: count and bytes are exact
-        there, but for the tolerance of a rounded size.
-        """
-        off = 0 if self.size is None else abs(size - self.size)
-        if self.instanceCount in (None, count) and off <= self.size_tolerance:
-            return None
-        said = "?" if self.instanceCount is None else self.instanceCount
-        return f"{count} objects of {size} bytes; the index says {said} of {self.size}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,7 +225,7 @@ class Manifest:
             row = {name: values[i] for name, values in columns.items()}
             for name, lists in nested.items():
                 row[name] = lists[i].values  # noqa: PD011  (Arrow)
-            yield _part(row)
+            yield part_of(row)
 
     def strip(self) -> Manifest:
         """Give the same rows with only the columns that reading needs."""
@@ -335,38 +261,99 @@ class Manifest:
         RequestError
             A bound is not positive.
         """
-        if max_bytes < 1 or max_instances < 1:
-            msg = (
-                "a partition needs room for one byte and one instance; "
-                f"got max_bytes={max_bytes}, max_instances={max_instances}"
-            )
-            raise RequestError(msg)
         # One chunk a column: looking for a row in many chunks takes longer each time.
-        rows = self.strip().table.combine_chunks()
-        lean = Manifest(rows, self.idc_version, self.origin)
-        pieces = cut(rows, lean.parts(), max_bytes, max_instances)
-        return [Manifest(piece, self.idc_version, self.origin) for piece in pieces]
+        lean = self.strip().table.combine_chunks()
+        groups = group_runs(self._weights(), max_bytes, max_instances)
+        return [
+            Manifest(cut(lean, group), self.idc_version, self.origin)
+            for group in groups
+        ]
+
+    def pieces(
+        self,
+        max_bytes: int,
+        max_instances: int,
+        *,
+        most: int | None = None,
+        whole_series: bool = False,
+    ) -> list[Piece | Manifest]:
+        """Cut as `split` does, into values that are small where they travel.
+
+        A piece gives the same parts as the manifest that `split` would give. Rows
+        that carry subsets or known objects come as manifests.
+
+        Parameters
+        ----------
+        max_bytes, max_instances : int
+            What a piece may hold.
+        most : int, optional
+            Pieces that there may be; the bounds grow until there are no more.
+        whole_series : bool
+            A series is never cut, and one that is larger is a piece of its own.
+
+        Raises
+        ------
+        RequestError
+            A bound is not positive.
+        """
+        grouped = partial(group_runs, self._weights(), whole_series=whole_series)
+        groups = grouped(max_bytes, max_instances)
+        while most is not None and len(groups) > max(most, 1):
+            factor = max(2, len(groups) // max(most, 1))
+            max_bytes, max_instances = max_bytes * factor, max_instances * factor
+            groups = grouped(max_bytes, max_instances)
+        lean = self.strip().table.combine_chunks()
+        if not {OBJECTS, ONLY} & set(lean.column_names):
+            try:
+                packed = Packed(lean, *self._numbers)
+            except ValueError:
+                # Names that are no uuids travel as texts.
+                pass
+            else:
+                return [packed.piece(group) for group in groups]
+        return [
+            Manifest(cut(lean, group), self.idc_version, self.origin)
+            for group in groups
+        ]
+
+    @cached_property
+    def _numbers(self) -> tuple[list[int | None], list[int | None], list[int]]:
+        """Count, bytes, and tolerance of each whole series, as far as known."""
+        columns = self.columns
+        nothing: list[Any] = [None] * len(self)
+
+        def listed(name: str) -> list[Any]:
+            return self.table.column(name).to_pylist() if name in columns else nothing
+
+        sizes = [size_in_bytes(megabytes) for megabytes in listed("series_size_MB")]
+        tolerances = [
+            (0 if source == "idc_index" else ROUNDED) if said is None else said
+            for said, source in zip(
+                listed("size_tolerance"), listed("row_source"), strict=True
+            )
+        ]
+        return listed("instanceCount"), sizes, tolerances
+
+    def _weights(self) -> list[Weight]:
+        """What cutting must know of each row."""
+        counts, sizes, _ = self._numbers
+        columns = self.columns
+        if ONLY not in columns and "first_instance" not in columns:
+            whole = zip(sizes, counts, strict=True)
+            return [Weight(size or 0, count, count) for size, count in whole]
+        return [
+            Weight(
+                part.size or 0,
+                part.instanceCount,
+                part.instances,
+                part.first_instance,
+                part.last_instance,
+            )
+            for part in self.parts()
+        ]
 
 
 def _from_ipc(data: bytes, idc_version: int, origin: str) -> Manifest:
     import pyarrow as pa
 
     return Manifest(pa.ipc.open_stream(data).read_all(), idc_version, origin)
-
-
-def _part(row: Mapping[str, Any]) -> Part:
-    megabytes = row.get("series_size_MB")
-    tolerance = row.get("size_tolerance")
-    if tolerance is None:
-        tolerance = 0 if row.get("row_source") == "idc_index" else 5_000
-    return Part(
-        crdc_series_uuid=row["crdc_series_uuid"],
-        aws_bucket=row["aws_bucket"],
-        instanceCount=row.get("instanceCount"),
-        size=None if megabytes is None else round(megabytes * MEGABYTE),
-        size_tolerance=tolerance,
-        first_instance=row.get("first_instance") or 0,
-        last_instance=row.get("last_instance"),
-        objects=row.get(OBJECTS),
-        only=row.get(ONLY),
-    )

@@ -3,53 +3,37 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from intake_idc.arrow import integers
+from intake_idc.errors import RequestError
 from intake_idc.manifest.subsets import OBJECTS, ONLY, subset_lists
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Sequence
 
     import pyarrow as pa
 
-    from intake_idc.manifest import Part
-
-__all__ = ["cut"]
+__all__ = ["Run", "Weight", "cut", "group_runs"]
 
 
-def cut(
-    table: pa.Table, parts: Iterable[Part], max_bytes: int, max_instances: int
-) -> list[pa.Table]:
-    """Give the rows of a manifest in pieces; see `Manifest.split`.
+class Weight(NamedTuple):
+    """What a series of a manifest weighs."""
 
-    Parameters
-    ----------
-    table : pyarrow.Table
-        The rows, each column in one chunk.
-    parts : iterable of Part
-        The same rows as plain values.
-    max_bytes, max_instances : int
-        What a piece may hold.
-    """
-    groups: list[list[_Run]] = [[]]
-    held_bytes = held_instances = 0
-    for row, part in enumerate(parts):
-        for run in _runs(row, part, max_bytes, max_instances):
-            full = groups[-1] and (
-                held_bytes + run.size > max_bytes
-                or held_instances + run.instances > max_instances
-            )
-            if full:
-                groups.append([])
-                held_bytes = held_instances = 0
-            groups[-1].append(run)
-            held_bytes += run.size
-            held_instances += run.instances
-    return [_piece(table, group) for group in groups if group]
+    size: int
+    """Bytes of the whole series; 0 where they are unknown."""
+    whole: int | None
+    """Instances of the whole series."""
+    instances: int | None
+    """Instances that are meant."""
+    first: int = 0
+    """First instance that is meant."""
+    last: int | None = None
+    """One past the last; None means the end of the series."""
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
     """A run of a series' instances, or the whole of it."""
 
     row: int
@@ -64,7 +48,45 @@ class _Run(NamedTuple):
     """Instances; 1 where the index does not say."""
 
 
-def _piece(whole: pa.Table, group: list[_Run]) -> pa.Table:
+def group_runs(
+    weights: Sequence[Weight],
+    max_bytes: int,
+    max_instances: int,
+    *,
+    whole_series: bool = False,
+) -> list[list[Run]]:
+    """Say which rows, or runs of them, make a piece; see `Manifest.pieces`.
+
+    Raises
+    ------
+    RequestError
+        A bound is not positive.
+    """
+    if max_bytes < 1 or max_instances < 1:
+        msg = (
+            "a partition needs room for one byte and one instance; "
+            f"got max_bytes={max_bytes}, max_instances={max_instances}"
+        )
+        raise RequestError(msg)
+    longest = (sys.maxsize, sys.maxsize) if whole_series else (max_bytes, max_instances)
+    groups: list[list[Run]] = [[]]
+    held_bytes = held_instances = 0
+    for row, weight in enumerate(weights):
+        for run in _runs(row, weight, *longest):
+            full = groups[-1] and (
+                held_bytes + run.size > max_bytes
+                or held_instances + run.instances > max_instances
+            )
+            if full:
+                groups.append([])
+                held_bytes = held_instances = 0
+            groups[-1].append(run)
+            held_bytes += run.size
+            held_instances += run.instances
+    return groups if groups[0] else []
+
+
+def cut(whole: pa.Table, group: Sequence[Run]) -> pa.Table:
     """Give neighbouring runs as the table of a manifest of their own.
 
     The rows are a slice, which shares the memory of its parent, and pickles as Arrow
@@ -87,7 +109,7 @@ def _piece(whole: pa.Table, group: list[_Run]) -> pa.Table:
     return table
 
 
-def _with_own_objects(table: pa.Table, group: list[_Run]) -> pa.Table:
+def _with_own_objects(table: pa.Table, group: Sequence[Run]) -> pa.Table:
     """Give the rows of runs the objects of the runs, not of their whole series."""
     if OBJECTS not in table.column_names:
         return table
@@ -116,8 +138,8 @@ def _with_own_objects(table: pa.Table, group: list[_Run]) -> pa.Table:
 
 
 def _with_own_subsets(
-    table: pa.Table, group: list[_Run]
-) -> tuple[pa.Table, list[_Run]]:
+    table: pa.Table, group: Sequence[Run]
+) -> tuple[pa.Table, Sequence[Run]]:
     """Make the runs of subsets subsets themselves, which are whole."""
     if ONLY not in table.column_names:
         return table, group
@@ -130,21 +152,22 @@ def _with_own_subsets(
     return table.set_column(place, ONLY, subset_lists(lists)), runs
 
 
-def _runs(row: int, part: Part, max_bytes: int, max_instances: int) -> Iterator[_Run]:
-    """Cut one part into runs of equal length, so that no piece is a crumb."""
-    size, count = part.size or 0, part.instances
+def _runs(
+    row: int, weight: Weight, max_bytes: int, max_instances: int
+) -> Iterable[Run]:
+    """Cut one series into runs of equal length, so that no piece is a crumb."""
+    size, whole, count, begin, end = weight
     if not count:
-        yield _Run(row, part.first_instance, part.last_instance, size, 1)
-        return
-    per_instance = size / (part.instanceCount or count)
+        return (Run(row, begin, end, size, 1),)
     step = max_instances
+    per_instance = size / (whole or count)
     if per_instance:
         step = min(step, max(1, int(max_bytes // per_instance)))
     if count <= step:
-        whole = round(per_instance * count)
-        yield _Run(row, part.first_instance, part.last_instance, whole, count)
-        return
+        return (Run(row, begin, end, round(per_instance * count), count),)
     pieces = -(-count // step)
-    edges = [part.first_instance + count * i // pieces for i in range(pieces + 1)]
-    for first, last in itertools.pairwise(edges):
-        yield _Run(row, first, last, round(per_instance * (last - first)), last - first)
+    edges = [begin + count * i // pieces for i in range(pieces + 1)]
+    return [
+        Run(row, first, last, round(per_instance * (last - first)), last - first)
+        for first, last in itertools.pairwise(edges)
+    ]

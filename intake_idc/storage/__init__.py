@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
-from uuid import UUID
 
-from intake_idc.errors import IntegrityError, ObjectNotFound, WrongSize
+from intake_idc.errors import WrongSize
 from intake_idc.storage.engine import Store, Stored, filesystem, open_store
+from intake_idc.storage.listing import Instance, instances
 from intake_idc.storage.mirror import (
     EngineName,
     Mirror,
     resolve_mirror,
 )
 from intake_idc.storage.pool import REQUESTS, each
+from intake_idc.storage.ranged import Ranged
 from intake_idc.storage.saving import save
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from intake_idc.manifest import Part
+    from collections.abc import Iterator
 
 __all__ = [
     "REQUESTS",
     "EngineName",
     "Instance",
     "Mirror",
+    "Ranged",
     "Store",
     "Stored",
     "chunks",
@@ -42,119 +40,6 @@ __all__ = [
 
 HELD_WHOLE = 8 << 20
 """Bytes up to which an object is held whole while it is copied."""
-
-
-@dataclass(frozen=True)
-class Instance:
-    """One DICOM object of a series, as a mirror lists it."""
-
-    part: Part
-    """The series, or run of it, that the object belongs to."""
-    key: str
-    """Key below the bucket's root: ``<crdc_series_uuid>/<crdc_instance_uuid>.dcm``."""
-    size: int
-    """Bytes."""
-    url: str
-    """Full URL or path."""
-    etag: str | None = None
-    """Entity tag, where the store gives one."""
-    md5: str | None = None
-    """MD5 in hex, where the release says it."""
-
-    @property
-    def crdc_instance_uuid(self) -> str:
-        """IDC's identifier of the object."""
-        return self.key.rsplit("/", 1)[1].removesuffix(".dcm")
-
-
-def instances(parts: Iterable[Part], mirror: Mirror) -> list[Instance]:
-    """List the objects of each part, and hold the listing against the index.
-
-    A part that knows its objects is not listed: they were held against the index
-    when it got to know them.
-
-    A listing that is short, long or of another size than the index says is an
-    error, never a smaller cohort: count and bytes of a series are exact there. Where
-    only some objects of a series are meant, the series is listed and checked all the
-    same, and then those are taken.
-
-    Returns
-    -------
-    list of Instance
-        In the order of the parts, and of the keys within a series.
-
-    Raises
-    ------
-    ObjectNotFound
-        The mirror holds no object of a series, or lacks one that is meant.
-    IntegrityError
-        A listing and the index differ in count or bytes.
-    StorageError
-        The mirror cannot be listed.
-    """
-    listed = each(partial(_list, mirror=mirror), parts)
-    return [instance for found in listed for instance in found]
-
-
-def _list(part: Part, mirror: Mirror) -> list[Instance]:
-    if part.objects is not None:
-        return _known(part, mirror)
-    prefix = f"{part.crdc_series_uuid}/"
-    root = mirror.bucket_root(part.aws_bucket)
-    found = [
-        Instance(part, stored.key, stored.size, f"{root}/{stored.key}", stored.etag)
-        for stored in open_store(mirror, part.aws_bucket).list(prefix)
-        if stored.key.startswith(prefix) and stored.key.endswith(".dcm")
-    ]
-    _check(part, found, mirror)
-    if part.only is not None:
-        return _meant(part, found, mirror)
-    return found[part.first_instance : part.last_instance]
-
-
-def _known(part: Part, mirror: Mirror) -> list[Instance]:
-    root = mirror.bucket_root(part.aws_bucket)
-    # An instance carries its series, but not the other objects of it.
-    bare = replace(part, objects=None)
-    found: list[Instance] = []
-    for row in part.objects.to_pylist() if part.objects is not None else ():
-        key = f"{part.crdc_series_uuid}/{UUID(bytes=row['uuid'])}.dcm"
-        md5 = row["md5"].hex() if row["md5"] is not None else None
-        found.append(Instance(bare, key, row["size"], f"{root}/{key}", None, md5))
-    return found if part.only is None else _meant(part, found, mirror)
-
-
-def _meant(part: Part, found: list[Instance], mirror: Mirror) -> list[Instance]:
-    """Give those of a series' objects that are meant, in the order of their keys."""
-    by_key = {instance.key: instance for instance in found}
-    # An instance carries its series, but not the names of the others.
-    bare = replace(part, objects=None, only=None, first_instance=0, last_instance=None)
-    meant = []
-    uuids = part.only.to_pylist() if part.only is not None else []
-    for uuid in uuids[part.first_instance : part.last_instance]:
-        name = UUID(bytes=uuid)
-        key = f"{part.crdc_series_uuid}/{name}.dcm"
-        if key not in by_key:
-            url = f"{mirror.bucket_root(part.aws_bucket)}/{key}"
-            msg = (
-                f"{url} is not among the {len(found)} objects of its series; the uuid "
-                "is that of no instance, or of one of another series or release"
-            )
-            raise ObjectNotFound(msg, url=url, crdc_instance_uuid=str(name))
-        meant.append(replace(by_key[key], part=bare))
-    return meant
-
-
-def _check(part: Part, found: list[Instance], mirror: Mirror) -> None:
-    where = mirror.series_url(part)
-    if not found:
-        msg = f"mirror {mirror.name!r} holds no object of series {where}"
-        raise ObjectNotFound(msg, url=where)
-    count, size = len(found), sum(instance.size for instance in found)
-    unlike = part.unlike(count, size)
-    if unlike is not None:
-        msg = f"{where} lists {unlike}"
-        raise IntegrityError(msg, url=where, count=count, size=size)
 
 
 def chunks(instance: Instance, mirror: Mirror) -> Iterator[bytes]:

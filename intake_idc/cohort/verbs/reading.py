@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from intake_idc.cohort.verbs.base import Base
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from intake_idc.lazy import InstanceBag
+    from intake_idc.lazy import DicomObject, InstanceBag, OnError
     from intake_idc.storage import Mirror
 
 __all__ = ["Reading"]
@@ -22,20 +22,63 @@ class Reading(Base):
     def to_dask(
         self,
         *,
-        headers_only: bool = False,
         mirror: str | os.PathLike[str] | Mirror | None = None,
         partition_bytes: int | str | None = None,
         partition_instances: int | None = None,
+        on_error: OnError = "raise",
     ) -> InstanceBag:
-        """Give a Dask bag of `pydicom.Dataset`; nothing is opened before compute.
+        """Give a Dask bag of `intake_idc.lazy.DicomObject`: handles, not yet read.
 
         Order: the series as in `keys`, the objects of a series by their key. The
-        default scheduler is threads. See `intake_idc.lazy.datasets`.
+        default scheduler is threads. A worker lists the series of its partition; what
+        is read is up to `DicomObject.header`, `dataset`, `frames` and `pixels`.
+
+        >>> from intake_idc import open_idc
+        >>> ct = open_idc(2, tables="sample").search(Modality="CT")
+        >>> ct.to_dask().map(lambda found: found.pixels().shape).compute()
+        [(512, 512), (512, 512), (512, 512)]
+
+        Parameters
+        ----------
+        mirror : optional
+            Where the objects are read; see `resolve_mirror`.
+        partition_bytes : int or str, optional
+            Bytes of the objects in one partition, 128 MiB by default. A larger series
+            is cut, smaller ones share a partition.
+        partition_instances : int, optional
+            Objects in one partition, 512 by default. Where neither is given, there
+            are at most 10,000 partitions, and they hold more.
+        on_error : "raise", "skip" or "collect"
+            What becomes of a series that cannot be listed; see `map_objects`.
 
         Raises
         ------
         EmptySelection
             Nothing is selected, or everything without `all`.
+        """
+        from intake_idc import lazy
+
+        return lazy.objects(
+            self._located(),
+            self._mirror(mirror),
+            partition_bytes=partition_bytes,
+            partition_instances=partition_instances,
+            on_error=on_error,
+        )
+
+    def datasets(
+        self,
+        *,
+        headers_only: bool = False,
+        mirror: str | os.PathLike[str] | Mirror | None = None,
+        partition_bytes: int | str | None = None,
+        partition_instances: int | None = None,
+        on_error: OnError = "raise",
+    ) -> InstanceBag:
+        """Give a Dask bag of `pydicom.Dataset`; nothing is opened before compute.
+
+        Parameters are those of `to_dask`, and ``headers_only=True``: without pixel
+        data, of which then nothing is read.
         """
         from intake_idc import lazy
 
@@ -45,6 +88,49 @@ class Reading(Base):
             headers_only=headers_only,
             partition_bytes=partition_bytes,
             partition_instances=partition_instances,
+            on_error=on_error,
+        )
+
+    def map_objects(
+        self,
+        function: Callable[[DicomObject], Any],
+        *,
+        mirror: str | os.PathLike[str] | Mirror | None = None,
+        partition_bytes: int | str | None = None,
+        partition_instances: int | None = None,
+        on_error: OnError = "raise",
+    ) -> InstanceBag:
+        """Give a Dask bag of what a function makes of every object.
+
+        Unlike ``to_dask().map(function)``, the objects of a partition are read side by
+        side, and what fails can be collected.
+
+        >>> from intake_idc import open_idc
+        >>> sample = open_idc(2, tables="sample").all()
+        >>> bag = sample.map_objects(lambda f: f.pixels().mean(), on_error="collect")
+        >>> results, failures = bag.collected()
+        >>> len(results), failures.column("kind").to_pylist()
+        (8, ['no pixels'])
+
+        Parameters
+        ----------
+        function : callable
+            Takes a `DicomObject`; called from several threads.
+        on_error : "raise", "skip" or "collect"
+            An object that fails ends the computation, is left out with a line in the
+            log, or becomes a row of `InstanceBag.failures`.
+        mirror, partition_bytes, partition_instances : optional
+            As in `to_dask`.
+        """
+        from intake_idc import lazy
+
+        return lazy.map_objects(
+            function,
+            self._located(),
+            self._mirror(mirror),
+            partition_bytes=partition_bytes,
+            partition_instances=partition_instances,
+            on_error=on_error,
         )
 
     def header_rows(
@@ -52,6 +138,7 @@ class Reading(Base):
         keywords: Sequence[str],
         *,
         mirror: str | os.PathLike[str] | Mirror | None = None,
+        on_error: OnError = "raise",
     ) -> InstanceBag:
         """Give a Dask bag with a dict for each object: uuids, url, header values.
 
@@ -59,12 +146,16 @@ class Reading(Base):
         ----------
         keywords : sequence of str
             DICOM keywords, such as ``["InstanceNumber", "PixelSpacing"]``.
+        on_error : "raise", "skip" or "collect"
+            As in `map_objects`.
         """
         from intake_idc import lazy
 
         if isinstance(keywords, str):
             keywords = [keywords]
-        return lazy.header_rows(self._located(), self._mirror(mirror), keywords)
+        return lazy.header_rows(
+            self._located(), self._mirror(mirror), keywords, on_error=on_error
+        )
 
     def urls(self, mirror: str | os.PathLike[str] | Mirror | None = None) -> list[str]:
         """Give the URL of every series' folder, in the order of `keys`."""

@@ -1,0 +1,215 @@
+"""Bags over a manifest: a flat graph, one task for each partition.
+
+Keys depend on what is read and how, and on nothing else, so the same cohort has the
+same graph wherever it is built.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import dask.threaded
+from dask.bag import Bag, Item
+from dask.base import compute, tokenize
+from dask.utils import parse_bytes
+
+from intake_idc.errors import EmptySelection, RequestError
+from intake_idc.lazy.failures import failures_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pyarrow as pa
+
+    from intake_idc.manifest import Manifest
+
+__all__ = [
+    "HEADER_INSTANCES",
+    "PARTITIONS",
+    "PARTITION_BYTES",
+    "PIXEL_INSTANCES",
+    "Collected",
+    "InstanceBag",
+    "bag_of",
+    "size_in_bytes",
+]
+
+PARTITION_BYTES = "128 MiB"
+"""Bytes of the objects in one partition."""
+PIXEL_INSTANCES = 512
+"""Objects in one partition, read whole."""
+HEADER_INSTANCES = 2048
+"""Objects in one partition, of which only the header is read."""
+PARTITIONS = 10_000
+"""Partitions that a bag has at most, unless a bound is given: a scheduler takes about
+a minute for as many tasks, and partitions grow instead."""
+
+
+class Collected(NamedTuple):
+    """What a bag gave, and what it could not."""
+
+    results: list[Any]
+    """Of the objects that could be read, in order."""
+    failures: pa.Table
+    """One row for each that could not: url, crdc_series_uuid, crdc_instance_uuid,
+    kind, reason, attempts; see `Failure`."""
+
+
+class _InstanceItem(Item):
+    """A single result of an `InstanceBag`, such as a count; it runs on threads too."""
+
+    __dask_scheduler__ = staticmethod(dask.threaded.get)
+
+    def apply(self, func: Callable[[Any], Any]) -> _InstanceItem:
+        """Give the result of a function on this one."""
+        applied = super().apply(func)
+        return _InstanceItem(applied.dask, applied.key)
+
+
+def _on_threads(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a method of `Bag` that forgets its class give this one's."""
+
+    @functools.wraps(method)
+    def kept(self: InstanceBag, *args: Any, **kwargs: Any) -> Any:
+        result = method(self, *args, **kwargs)
+        if isinstance(result, Item):
+            return _InstanceItem(result.dask, result.key)
+        if isinstance(result, Bag):
+            return InstanceBag(result.dask, result.name, result.npartitions)
+        return result
+
+    return kept
+
+
+class InstanceBag(Bag):
+    """A `dask.bag.Bag` over DICOM objects that runs on threads unless told otherwise.
+
+    Dask's own default for bags is to spawn processes, which runs an unguarded
+    script again from its first line. Reading waits for the network and decodes
+    outside the interpreter's lock, so threads serve better. A bag made from this
+    one by `map`, `filter`, `count` and so on keeps the default.
+    """
+
+    __dask_scheduler__ = staticmethod(dask.threaded.get)
+
+    failures: InstanceBag | None = None
+    """What could not be read, as a bag of `Failure`; only of a bag that was made with
+    ``on_error="collect"``. Computed together with the bag, nothing is read twice."""
+
+    accumulate = _on_threads(Bag.accumulate)
+    foldby = _on_threads(Bag.foldby)
+    groupby = _on_threads(Bag.groupby)
+    reduction = _on_threads(Bag.reduction)
+    repartition = _on_threads(Bag.repartition)
+
+    def take(
+        self,
+        k: int,
+        npartitions: int = 1,
+        compute: bool = True,
+        warn: bool = True,
+    ) -> Any:
+        """Take the first k elements; see `dask.bag.Bag.take`."""
+        lazily = super().take(k, npartitions, compute=False, warn=warn)
+        first = InstanceBag(lazily.dask, lazily.name, lazily.npartitions)
+        return tuple(first.compute()) if compute else first
+
+    def collected(self, **options: Any) -> Collected:
+        """Compute results and failures together.
+
+        Parameters
+        ----------
+        **options
+            For `dask.compute`, such as ``scheduler="processes"``.
+
+        Raises
+        ------
+        RequestError
+            The bag was not made with ``on_error="collect"``.
+        """
+        if self.failures is None:
+            msg = "failures are collected by on_error='collect', where the bag is made"
+            raise RequestError(msg)
+        # Without a choice of the caller's, the scheduler of this bag.
+        results, failures = compute(self, self.failures, **options)
+        return Collected(list(results), failures_table(failures))
+
+
+def bag_of(
+    task: Callable[[Any], Any],
+    manifest: Manifest,
+    name: str,
+    partition_bytes: int | str | None,
+    partition_instances: int | None,
+    *,
+    instances: int = PIXEL_INSTANCES,
+    whole_series: bool = False,
+    collect: bool = False,
+) -> InstanceBag:
+    """Give a bag with one task for each piece of a manifest.
+
+    Parameters
+    ----------
+    task : callable
+        Takes a `Piece`, or a small `Manifest`, and gives a list; an `Outcome` where
+        `collect`.
+    manifest : Manifest
+        What is read.
+    name : str
+        How keys begin.
+    partition_bytes, partition_instances : optional
+        What a partition may hold. Without either, 128 MiB and `instances`, or more
+        where there would be more than `PARTITIONS` of them.
+    instances : int
+        The default of `partition_instances`.
+    whole_series : bool
+        A series is never cut.
+    collect : bool
+        Failures become a bag beside the results.
+
+    Raises
+    ------
+    EmptySelection
+        The manifest has no rows.
+    """
+    if not len(manifest):
+        msg = f"nothing to read: no series is selected ({manifest.origin})"
+        raise EmptySelection(msg)
+    bounds = partition_bytes, partition_instances
+    unbounded = partition_bytes is None and instances == HEADER_INSTANCES
+    size = sys.maxsize if unbounded else PARTITION_BYTES
+    pieces = manifest.pieces(
+        size_in_bytes(size if partition_bytes is None else partition_bytes),
+        instances if partition_instances is None else partition_instances,
+        most=PARTITIONS if bounds == (None, None) else None,
+        whole_series=whole_series,
+    )
+    name = f"{name}-{tokenize(manifest, task, bounds, instances, whole_series)}"
+    graph: Any = {(name, i): (task, piece) for i, piece in enumerate(pieces)}
+    if not collect:
+        return InstanceBag(graph, name, len(pieces))
+    results, failures = f"results-of-{name}", f"failures-of-{name}"
+    for part, field in ((results, 0), (failures, 1)):
+        for i in range(len(pieces)):
+            graph[part, i] = (operator.itemgetter(field), (name, i))
+    bag = InstanceBag(graph, results, len(pieces))
+    bag.failures = InstanceBag(graph, failures, len(pieces))
+    return bag
+
+
+def size_in_bytes(size: int | str) -> int:
+    """Read a number of bytes, or a text such as ``"128 MiB"``.
+
+    Raises
+    ------
+    RequestError
+        It is neither.
+    """
+    try:
+        return parse_bytes(size) if isinstance(size, str) else operator.index(size)
+    except (ValueError, TypeError) as error:
+        msg = f"partition_bytes is a number or a text like '128 MiB'; got {size!r}"
+        raise RequestError(msg) from error
