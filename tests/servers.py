@@ -16,6 +16,7 @@ NginxS3  S3, cached, ranges as 206    the default; counts what was asked of it
 MotoS3   S3, closer to AWS, slower    a second view, so that no quirk passes for S3
 FakeGCS  Google Cloud Storage         anything that must work on the other cloud
 DRS      GA4GH DRS, as IndexD does    answers that are odd, late, large or elsewhere
+Faulty   S3, a folder as it lies      what fails, by a script; latency; see `faults`
 ======== ============================ ==============================================
 
 All but DRS serve a folder of buckets: ``root/<bucket>/<key>``. All of them are meant
@@ -439,6 +440,45 @@ class DRS(Server):
         """Every request since the last `hold`, in the order they came."""
         lines = (self.folder / "requests.jsonl").read_text("utf-8").splitlines()
         return [json.loads(line) for line in lines]
+
+
+class Faulty(Server):
+    """S3 over a folder, with a script of what fails; see `faults`."""
+
+    ready_path = "/-/status"
+
+    def __init__(self, root: str | Path, latency: float = 0.0) -> None:
+        self.root, self.latency = Path(root), latency
+        super().__init__()
+
+    def command(self, port: int) -> list[str]:
+        script = str(Path(__file__).with_name("faults.py"))
+        return [
+            *(sys.executable, script),
+            *("--root", str(self.root)),
+            *("--port", str(port)),
+            *("--latency", str(self.latency)),
+        ]
+
+    def script(self, *rules: dict) -> None:
+        """Say what fails from now on, and forget the requests so far."""
+        self._control("POST", "/-/script", json.dumps(rules))
+
+    def requests(self) -> list[dict]:
+        """Every request since the last `script`, in the order they came."""
+        return self._control("GET", "/-/requests")
+
+    def busiest(self) -> int:
+        """Requests that were in flight at once since the last `script`."""
+        return self._control("GET", "/-/busiest")
+
+    def _control(self, method: str, path: str, body: str | None = None):
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=5)
+        try:
+            connection.request(method, path, body)
+            return json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
 
 
 def _free_port() -> int:

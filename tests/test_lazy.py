@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import subprocess
 import sys
+from operator import add
+from pathlib import Path
 
 import dask
+import numpy as np
 import pydicom
 import pytest
 from dask.base import tokenize
 from dask.sizeof import sizeof
 
-from intake_idc import open_idc, resolve_mirror, sample_path
+from intake_idc import dicom, open_idc, resolve_mirror, sample_path
 from intake_idc.errors import (
     DicomReadError,
     EmptySelection,
     IntegrityError,
     RequestError,
+    StorageError,
 )
-from intake_idc.lazy import InstanceBag, frame
-from intake_idc.storage import instances
+from intake_idc.lazy import InstanceBag, datasets, frame, objects
+from intake_idc.storage import each, instances
 
 SAMPLE = open_idc(2, tables="sample")
 IMAGES = SAMPLE.search(Modality=["CT", "MR"])
@@ -211,11 +216,186 @@ def test_graphs_carry_rows_and_no_secret(monkeypatch):
 
 
 def test_a_million_instances_are_a_small_graph():
-    cohort = open_idc(25).search(collection_id="4d_lung")
-    assert cohort.counts()["instances"] > 340_000
-    bag = cohort.datasets(headers_only=True)
-    assert bag.npartitions < 2_000
+    manifest = open_idc(25).search(Modality="CT").manifest()
+    counts = np.cumsum(manifest.table.column("instanceCount").to_pylist())
+    million = manifest.take(range(int(np.searchsorted(counts, 1_000_000)) + 1))
+    assert million.instances >= 1_000_000
+    aws = resolve_mirror("aws")
+    for bag in (objects(million, aws), datasets(million, aws, headers_only=True)):
+        graph = dict(bag.__dask_graph__())
+        assert len(graph) == bag.npartitions < 10_000
+        assert len(pickle.dumps(graph)) < 1_000_000
     tokenize(bag)
+
+
+def test_partitions_grow_where_there_would_be_more_than_a_scheduler_likes():
+    cohort = open_idc(25).search(collection_id="nlst", Modality="CT")
+    bag = cohort.to_dask()
+    assert 5_000 < bag.npartitions <= 10_000
+    listed = sum(len(task[1]) for task in dict(bag.dask).values())
+    assert listed == len(cohort)
+
+
+def test_a_handle_reads_what_it_is_asked_for():
+    found = IMAGES.to_dask().compute()
+    assert [handle.crdc_series_uuid for handle in found] == [
+        uuid
+        for uuid, count in IMAGES.table.select(["crdc_series_uuid", "instanceCount"])
+        .to_pandas()
+        .itertuples(index=False)
+        for _ in range(count)
+    ]
+    for handle, expected in zip(found, EXPECTED, strict=True):
+        assert handle.size == Path(handle.url).stat().st_size
+        assert handle.read() == Path(handle.url).read_bytes()
+        assert handle.dataset() == expected
+        assert "PixelData" not in handle.header()
+        assert handle.header().SOPInstanceUID == expected.SOPInstanceUID
+        assert (handle.pixels() == expected.pixel_array).all()
+        assert (handle.pixels(0) == expected.pixel_array).all()
+        assert handle.frame_index().frames == 1
+
+
+def test_frames_are_those_of_pydicom_in_any_order():
+    for handle in SAMPLE.search(Modality=["SEG", "SM"]).to_dask().compute():
+        expected = pydicom.dcmread(handle.url).pixel_array
+        assert (handle.pixels() == expected).all()
+        wanted = [2, 0, 2]
+        assert (handle.pixels(wanted) == expected[wanted]).all()
+        assert [f.tolist() for f in handle.frames(wanted)] == expected[wanted].tolist()
+        with pytest.raises(RequestError, match="no frame -1"):
+            handle.pixels(-1)
+
+
+def test_a_handle_is_small_and_travels():
+    found = IMAGES.to_dask().compute()
+    again = pickle.loads(pickle.dumps(found))
+    assert again == found
+    assert len(pickle.dumps(found)) < 400 * len(found)
+
+
+def test_a_function_over_objects_gives_what_a_loop_gives():
+    expected = [_mean(dataset) for dataset in EXPECTED]
+    bag = IMAGES.map_objects(_mean_of_handle, partition_instances=2)
+    assert bag.npartitions == 4
+    for scheduler in ("threads", "sync", "processes"):
+        assert bag.compute(scheduler=scheduler) == expected
+
+
+def _mean_of_handle(handle):
+    return float(handle.pixels().mean())
+
+
+def test_a_function_over_series_gets_each_whole_and_once():
+    rows = [(uid, count) for uid, count, *_ in _series_rows()]
+    for options in ({}, {"partition_instances": 1}, {"partition_bytes": "1 kB"}):
+        bag = SAMPLE.all().map_series(
+            lambda s: (s.SeriesInstanceUID, len(s.objects())), **options
+        )
+        assert bag.compute() == rows
+        assert bag.npartitions == (len(rows) if options else 1)
+
+
+def _series_rows():
+    columns = ["SeriesInstanceUID", "instanceCount"]
+    return SAMPLE.all().manifest().table.select(columns).to_pandas().itertuples(False)
+
+
+def test_every_series_is_a_delayed_of_its_own():
+    by_uid = SAMPLE.all().to_series_dict()
+    counts = {uid: len(read) for uid, read in dask.compute(by_uid)[0].items()}
+    assert counts == dict(_series_rows())
+    total = dask.delayed(sum)(SAMPLE.all().to_delayed(lambda s: len(s.objects())))
+    assert total.compute() == sum(counts.values()) == 9
+
+
+@pytest.mark.parametrize("partitions", [{}, {"partition_instances": 1}])
+def test_what_is_collected_is_a_table_beside_the_results(tmp_path, partitions):
+    uuids = SAMPLE.all().manifest().uuids
+    shutil.copytree(sample_path() / "bucket", tmp_path, dirs_exist_ok=True)
+    broken = sorted((tmp_path / uuids[1]).iterdir())[2]
+    broken.write_bytes(b"<html>" + bytes(broken.stat().st_size - 6))
+    shutil.rmtree(tmp_path / uuids[2])
+    options = {"mirror": tmp_path, **partitions}
+    bag = SAMPLE.all().datasets(on_error="collect", **options)
+    results, failures = bag.collected()
+    assert len(results) == 7
+    told = failures.select(["crdc_series_uuid", "kind", "attempts"]).to_pylist()
+    assert told == [
+        {"crdc_series_uuid": uuids[2], "kind": "not found", "attempts": 1},
+        {"crdc_series_uuid": uuids[1], "kind": "not dicom", "attempts": 1},
+    ] or told == [
+        {"crdc_series_uuid": uuids[1], "kind": "not dicom", "attempts": 1},
+        {"crdc_series_uuid": uuids[2], "kind": "not found", "attempts": 1},
+    ]
+    assert str(broken) in failures.column("url").to_pylist()
+    both = dask.compute(bag.count(), bag.failures.count())
+    assert both == (7, 2)
+    with pytest.raises(StorageError):
+        SAMPLE.all().datasets(**options).compute()
+
+
+def test_what_is_skipped_is_in_the_log(caplog):
+    bag = SAMPLE.all().map_objects(lambda f: f.pixels(1).shape, on_error="skip")
+    assert bag.compute() == [(16, 16), (10, 10, 3)]
+    assert len(caplog.messages) == 7
+    assert "no frame 1; they are 0 to 0" in caplog.messages[0]
+    failing = SAMPLE.all().map_series(_refuse, on_error="collect")
+    assert set(failing.collected().failures.column("kind").to_pylist()) == {
+        "ZeroDivisionError"
+    }
+
+
+def _refuse(series):
+    return len(series.url) / 0
+
+
+def test_an_unknown_way_with_errors_is_refused():
+    with pytest.raises(RequestError, match="'ignore'"):
+        IMAGES.to_dask(on_error="ignore")
+    with pytest.raises(RequestError, match="on_error='collect'"):
+        IMAGES.to_dask().collected()
+
+
+def test_a_reduction_does_not_depend_on_partitions():
+    for options in ({}, {"initial": 0}):
+        sizes = SAMPLE.all().reduce(
+            lambda s: sum(o.size for o in s.objects()), add, **options
+        )
+        assert sizes.compute() == SAMPLE.all().size
+
+
+def test_calls_side_by_side_may_be_nested():
+    def inner(n):
+        return list(
+            each(lambda m: list(each(lambda k: (n, m, k), range(2))), range(40))
+        )
+
+    found = list(each(inner, range(40)))
+    assert found == [[[(n, m, 0), (n, m, 1)] for m in range(40)] for n in range(40)]
+
+
+def test_a_header_of_annotations_stops_before_their_points(tmp_path):
+    image = SAMPLE.search(Modality="CT").to_dask().compute()[0].dataset()
+    for keyword in ("PixelData", "Rows", "Columns"):
+        delattr(image, keyword)
+    group = pydicom.Dataset()
+    group.add_new(0x00660016, "OF", bytes(20_000_000))
+    image.AnnotationGroupSequence = [group]
+    path = tmp_path / "one.dcm"
+    image.save_as(path)
+    asked = []
+
+    def read(start, stop):
+        asked.append(stop - start)
+        return path.read_bytes()[start:stop]
+
+    header = dicom.read_header(read, path.stat().st_size)
+    assert header.SOPInstanceUID == image.SOPInstanceUID
+    assert "AnnotationGroupSequence" not in header
+    assert sum(asked) <= 64 * 1024
+    whole = dicom.read_dataset(path.read_bytes())
+    assert len(whole.AnnotationGroupSequence[0][0x00660016].value) == 20_000_000
 
 
 def test_nothing_is_no_bag():

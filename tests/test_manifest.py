@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from uuid import UUID
 
 import pyarrow as pa
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intake_idc.errors import RequestError
-from intake_idc.manifest import Manifest, gcs_bucket
+from intake_idc.manifest import Manifest, Piece, gcs_bucket
 
 
 def manifest_of(counts, sizes, version=25, **more):
@@ -84,6 +85,62 @@ def test_small_series_share_a_piece_and_a_large_one_is_cut():
 def test_a_series_of_unknown_count_stays_whole():
     manifest = manifest_of([None, 1], [500.0, 0.1])
     assert [len(piece) for piece in manifest.split(10**6)] == [1, 1]
+
+
+def packable(counts, sizes, sources):
+    uuids = [str(UUID(int=7**40 * (i + 1) % 2**128)) for i in range(len(counts))]
+    table = pa.table(
+        {
+            "crdc_series_uuid": uuids,
+            "aws_bucket": [f"bucket{i % 3}" for i in range(len(counts))],
+            "instanceCount": pa.array(counts, pa.int64()),
+            "series_size_MB": pa.array(sizes, pa.float64()),
+            "row_source": sources,
+        }
+    )
+    return Manifest(table, 25, "a test")
+
+
+known = st.tuples(
+    st.one_of(st.none(), st.integers(1, 60)),
+    st.one_of(st.none(), st.floats(0, 3, allow_subnormal=False)),
+    st.sampled_from(["idc_index", "prior_versions_index"]),
+)
+
+
+@given(
+    st.lists(known, min_size=1, max_size=12),
+    st.integers(1, 2_000_000),
+    st.integers(1, 40),
+)
+def test_packed_pieces_hold_the_parts_of_the_manifests(rows, max_bytes, max_instances):
+    manifest = packable(*zip(*rows, strict=True))
+    packed = manifest.pieces(max_bytes, max_instances)
+    plain = manifest.split(max_bytes, max_instances)
+    assert all(isinstance(piece, Piece) for piece in packed)
+    for piece, small in zip(packed, plain, strict=True):
+        assert list(piece.parts()) == list(small.parts())
+        assert len(piece) == len(small)
+        assert pickle.loads(pickle.dumps(piece)) == piece
+
+
+@given(st.lists(known, min_size=1, max_size=12), st.integers(1, 5))
+def test_pieces_are_no_more_than_there_may_be(rows, most):
+    manifest = packable(*zip(*rows, strict=True))
+    found = manifest.pieces(1, 1, most=most, whole_series=True)
+    assert len(found) <= most
+    uuids = [part.crdc_series_uuid for piece in found for part in piece.parts()]
+    assert uuids == manifest.uuids
+
+
+def test_rows_that_cannot_be_packed_travel_as_manifests():
+    found = manifest_of([3, 4], [0.1, 0.2]).pieces(10**6, 5)
+    assert [type(piece) for piece in found] == [Manifest, Manifest]
+    many = packable([1] * 300, [0.1] * 300, ["idc_index"] * 300)
+    buckets = pa.array([f"bucket{i}" for i in range(300)])
+    table = many.table.set_column(1, "aws_bucket", buckets)
+    (whole,) = Manifest(table, 25).pieces(10**9, 10**6)
+    assert isinstance(whole, Manifest)
 
 
 @pytest.mark.parametrize("bounds", [(0, 1), (1, 0), (-5, 5)])

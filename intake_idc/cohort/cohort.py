@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from intake_idc.cohort.verbs.annotating import Annotating
+from intake_idc.cohort.verbs.applying import Applying
 from intake_idc.cohort.verbs.asking import Asking
 from intake_idc.cohort.verbs.combining import Combining
 from intake_idc.cohort.verbs.copying import Copying
@@ -18,7 +19,15 @@ __all__ = ["Cohort"]
 
 @dataclass(frozen=True, repr=False)
 class Cohort(
-    Combining, Annotating, Reading, Copying, Exporting, Writing, Showing, Asking
+    Combining,
+    Annotating,
+    Reading,
+    Applying,
+    Copying,
+    Exporting,
+    Writing,
+    Showing,
+    Asking,
 ):
     """Series of one release that fulfil some conditions.
 

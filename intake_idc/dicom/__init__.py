@@ -14,6 +14,7 @@ from intake_idc.dicom.frames import (
     read_frames,
     read_index,
 )
+from intake_idc.dicom.placing import kind_of, slices_of
 from intake_idc.dicom.reading import (
     HEADER_BYTES,
     Dataset,
@@ -34,6 +35,7 @@ __all__ = [
     "check_keywords",
     "decode",
     "join",
+    "kind_of",
     "pieces",
     "plan",
     "read_dataset",
@@ -43,6 +45,7 @@ __all__ = [
     "read_references",
     "referenced_series",
     "register_decoders",
+    "slices_of",
     "values",
     "weight",
 ]

@@ -63,6 +63,7 @@ def decode(
     *,
     rgb: bool = False,
     pad: bool = False,
+    least: tuple[int, int] = (1, 1),
 ) -> npt.NDArray[Any]:
     """Decode one frame to its stored values (PS3.3 C.7.6.3).
 
@@ -86,6 +87,8 @@ def decode(
         Take a compressed frame that is smaller than Rows x Columns, as some writers
         of slides leave them at the right and lower edge, and fill it up with zeros.
         It is an error otherwise, as it is one in pydicom.
+    least : tuple of int
+        Rows and columns that such a smaller frame must have.
 
     Returns
     -------
@@ -114,7 +117,7 @@ def decode(
             msg = f"{len(data)} inflated bytes instead of {due}"
             raise _error(index, frame, msg, "truncated")
         return _native(index, data, 0, rgb=rgb)
-    return _compressed(index, data, frame, rgb=rgb, pad=pad)
+    return _compressed(index, data, frame, rgb=rgb, least=least if pad else None)
 
 
 def can_decode(syntax: str) -> bool:
@@ -190,7 +193,12 @@ def _shaped(index: FrameIndex, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _compressed(
-    index: FrameIndex, data: bytes, frame: int, *, rgb: bool, pad: bool
+    index: FrameIndex,
+    data: bytes,
+    frame: int,
+    *,
+    rgb: bool,
+    least: tuple[int, int] | None,
 ) -> npt.NDArray[Any]:
     """Decode by pydicom, with the one plug-in that is meant for the transfer syntax."""
     syntax = index.transfer_syntax
@@ -200,7 +208,7 @@ def _compressed(
     elif codecs.is_available(syntax):
         decoder, name = _decoder(syntax), codecs.NAME
         data = _bare(data)
-        size = _check_codestream(index, data, frame, pad=pad)
+        size = _check_codestream(index, data, frame, least)
     else:
         known = UID(syntax)
         if known in codecs.DECODER_DEPENDENCIES:
@@ -269,7 +277,7 @@ def _check_size(index: FrameIndex, data: bytes, frame: int) -> None:
 
 
 def _check_codestream(
-    index: FrameIndex, data: bytes, frame: int, *, pad: bool
+    index: FrameIndex, data: bytes, frame: int, least: tuple[int, int] | None
 ) -> tuple[int, int]:
     """Hold what a codestream says of its size against the object, before decoding.
 
@@ -283,9 +291,12 @@ def _check_codestream(
         msg = "the codestream has no end"
         raise _error(index, frame, msg, "truncated")
     rows, columns, samples = found
-    smaller = 0 < rows <= index.rows and 0 < columns <= index.columns
+    smaller = least is not None and (
+        max(least[0], 1) <= rows <= index.rows
+        and max(least[1], 1) <= columns <= index.columns
+    )
     if (rows, columns, samples) == (index.rows, index.columns, index.samples) or (
-        pad and smaller and samples == index.samples
+        smaller and samples == index.samples
     ):
         return rows, columns
     msg = (

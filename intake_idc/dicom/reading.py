@@ -36,6 +36,7 @@ __all__ = [
     "read_dataset",
     "read_header",
     "read_references",
+    "read_until",
     "referenced_series",
     "values",
     "weight",
@@ -77,7 +78,7 @@ _PLAIN: dict[type, Callable[[Any], Any]] = {
 }
 """What pydicom's value classes become: Python's own types, which travel anywhere."""
 
-_PYDICOM_RAISES = (
+PYDICOM_RAISES = (
     AttributeError,
     EOFError,
     InvalidDicomError,
@@ -119,7 +120,7 @@ def read_dataset(data: bytes, url: str = "") -> Dataset:
     file = io.BytesIO(plain)
     try:
         dataset = dcmread(file)
-    except _PYDICOM_RAISES as error:
+    except PYDICOM_RAISES as error:
         raise _unreadable(error, url, file.tell()) from error
     _check_elements(dataset, url, len(data))
     return _finished(dataset, deflated=deflated)
@@ -154,7 +155,7 @@ def read_header(read: Callable[[int, int], bytes], size: int, url: str = "") -> 
     DicomReadError
         It is not DICOM, is cut short, or is malformed.
     """
-    return _read_until(BULK.__contains__, read, size, url)
+    return read_until(BULK.__contains__, read, size, url)
 
 
 def read_references(
@@ -165,20 +166,28 @@ def read_references(
     Contours, annotations and the content of a report stand after that, and may be
     large. Parameters and errors are those of `read_header`.
     """
-    return _read_until(_after_references, read, size, url)
+    return read_until(_after_references, read, size, url)
 
 
 def _after_references(tag: int) -> bool:
     return tag > LAST_REFERENCE or tag in LONG
 
 
-def _read_until(
+def read_until(
     ends: Callable[[int], bool],
     read: Callable[[int, int], bytes],
     size: int,
     url: str,
 ) -> Dataset:
-    """Read everything before the first element whose tag ends it."""
+    """Read everything before the first element whose tag ends it.
+
+    Parameters
+    ----------
+    ends : callable
+        Takes a tag, as a number, of the top level.
+    read, size, url
+        As in `read_header`, and so are the errors.
+    """
     data = b""
     stop = min(HEADER_BYTES, size)
     while True:
@@ -211,7 +220,7 @@ def _parse_header(
     file = io.BytesIO(plain)
     try:
         dataset = read_partial(file, at_end)
-    except _PYDICOM_RAISES as error:
+    except PYDICOM_RAISES as error:
         if not whole and not isinstance(error, InvalidDicomError):
             return None
         raise _unreadable(error, url, file.tell()) from error
@@ -262,7 +271,7 @@ def referenced_series(dataset: Dataset, url: str = "") -> list[str]:
     try:
         found = dict.fromkeys(map(str, _referenced(dataset)))
         own = str(dataset.get("SeriesInstanceUID", ""))
-    except _PYDICOM_RAISES as error:
+    except PYDICOM_RAISES as error:
         msg = f"{url}: the series that it is of cannot be read ({error})"
         raise DicomReadError(msg, kind="malformed", url=url) from error
     return [uid for uid in found if uid not in ("", "None", own)]
@@ -350,7 +359,7 @@ def _value(dataset: Dataset, keyword: str, url: str) -> Any:
     in_file_meta = tag is not None and tag >> 16 == FILE_META_GROUP
     try:
         return _plain((dataset.file_meta if in_file_meta else dataset).get(keyword))
-    except _PYDICOM_RAISES as error:
+    except PYDICOM_RAISES as error:
         msg = f"{url}: {keyword} cannot be given as a value ({error})"
         raise DicomReadError(msg, kind="malformed", url=url) from error
 

@@ -17,7 +17,16 @@ from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 from intake_idc.dicom.inflating import inflate
 from intake_idc.errors import DicomReadError
 
-__all__ = ["FIRST_BYTES", "Image", "Read", "Window", "find_pixels", "transfer_syntax"]
+__all__ = [
+    "FIRST_BYTES",
+    "Element",
+    "Image",
+    "Read",
+    "Window",
+    "find_element",
+    "find_pixels",
+    "transfer_syntax",
+]
 
 Read = Callable[[int, int], bytes]
 """``read(start, stop)`` gives the bytes of that range of an object."""
@@ -195,6 +204,52 @@ def find_pixels(read: Read, size: int, url: str = "") -> Image:
         It is not DICOM, has no pixels, is cut short or malformed, or is too long on
         the way.
     """
+    image, position = _entered(read, size, url)
+    _Walk(image, implicit=image.syntax == IMPLICIT).run(position)
+    return image
+
+
+@dataclass
+class Element:
+    """Where one element of a dataset lies."""
+
+    window: Window
+    """Stands at the element; over inflated bytes where the object is deflated."""
+    order: str
+    """Byte order of the values, as `struct` writes it."""
+    implicit: bool
+    """Elements have no value representations."""
+    start: int
+    """Where the value begins."""
+    length: int
+    """Bytes of it, or `UNDEFINED`."""
+
+
+def find_element(read: Read, size: int, url: str, wanted: int) -> Element | None:
+    """Walk to one element of the top level; None where it is not there.
+
+    Raises
+    ------
+    DicomReadError
+        It is not DICOM, is cut short or malformed, or is too long on the way.
+    """
+    image, position = _entered(read, size, url)
+    walk, window = _Walk(image, implicit=image.syntax == IMPLICIT), image.window
+    walk.check_implicit(position)
+    while position < window.size:
+        tag, _vr, length, value = walk.element(position)
+        if tag == wanted:
+            return Element(window, image.order, walk.implicit, value, length)
+        if tag > wanted:
+            return None
+        position = walk.after_items(value) if length == UNDEFINED else value + length
+        if position > window.size:
+            raise window.truncated(value, length)
+    return None
+
+
+def _entered(read: Read, size: int, url: str) -> tuple[Image, int]:
+    """Give where the dataset begins, inflated where it is deflated."""
     window = Window(read, size, url)
     syntax, position = transfer_syntax(window)
     deflated_from = 0
@@ -203,9 +258,7 @@ def find_pixels(read: Read, size: int, url: str = "") -> Image:
         window, deflated_from = Window(lambda a, b: data[a:b], len(data), url), position
         position = 0
     order = ">" if syntax == BIG_ENDIAN else "<"
-    image = Image(syntax, order, window, deflated_from)
-    _Walk(image, implicit=syntax == IMPLICIT).run(position)
-    return image
+    return Image(syntax, order, window, deflated_from), position
 
 
 class _Walk:
@@ -219,12 +272,15 @@ class _Walk:
         self.implicit = implicit
         self.steps = STEPS
 
+    def check_implicit(self, position: int) -> None:
+        """Look at the first element: some writers do not do what their syntax says."""
+        if position + 8 <= self.window.size:
+            vr = self.window.take(position, 6)[4:]
+            self.implicit = not (vr.isalpha() and vr.isupper())
+
     def run(self, position: int) -> None:
         image, window = self.image, self.window
-        if position + 8 <= window.size:
-            # Some writers do not do what their transfer syntax says.
-            vr = window.take(position, 6)[4:]
-            self.implicit = not (vr.isalpha() and vr.isupper())
+        self.check_implicit(position)
         while position < window.size:
             ahead = self._tables() if ROWS in image.values else None
             tag, vr, length, value = self.element(position, ahead)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import operator
 import sys
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask.threaded
@@ -20,7 +21,7 @@ from intake_idc.errors import EmptySelection, RequestError
 from intake_idc.lazy.failures import failures_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import pyarrow as pa
 
@@ -33,8 +34,10 @@ __all__ = [
     "PIXEL_INSTANCES",
     "Collected",
     "InstanceBag",
+    "InstanceItem",
     "bag_of",
     "size_in_bytes",
+    "texts_of",
 ]
 
 PARTITION_BYTES = "128 MiB"
@@ -58,15 +61,15 @@ class Collected(NamedTuple):
     kind, reason, attempts; see `Failure`."""
 
 
-class _InstanceItem(Item):
+class InstanceItem(Item):
     """A single result of an `InstanceBag`, such as a count; it runs on threads too."""
 
     __dask_scheduler__ = staticmethod(dask.threaded.get)
 
-    def apply(self, func: Callable[[Any], Any]) -> _InstanceItem:
+    def apply(self, func: Callable[[Any], Any]) -> InstanceItem:
         """Give the result of a function on this one."""
         applied = super().apply(func)
-        return _InstanceItem(applied.dask, applied.key)
+        return InstanceItem(applied.dask, applied.key)
 
 
 def _on_threads(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,7 +79,7 @@ def _on_threads(method: Callable[..., Any]) -> Callable[..., Any]:
     def kept(self: InstanceBag, *args: Any, **kwargs: Any) -> Any:
         result = method(self, *args, **kwargs)
         if isinstance(result, Item):
-            return _InstanceItem(result.dask, result.key)
+            return InstanceItem(result.dask, result.key)
         if isinstance(result, Bag):
             return InstanceBag(result.dask, result.name, result.npartitions)
         return result
@@ -139,7 +142,7 @@ class InstanceBag(Bag):
 
 
 def bag_of(
-    task: Callable[[Any], Any],
+    task: Callable[..., Any],
     manifest: Manifest,
     name: str,
     partition_bytes: int | str | None,
@@ -147,6 +150,7 @@ def bag_of(
     *,
     instances: int = PIXEL_INSTANCES,
     whole_series: bool = False,
+    carried: str | None = None,
     collect: bool = False,
 ) -> InstanceBag:
     """Give a bag with one task for each piece of a manifest.
@@ -167,6 +171,9 @@ def bag_of(
         The default of `partition_instances`.
     whole_series : bool
         A series is never cut.
+    carried : str, optional
+        A column of texts that the task gets as well: a tuple of the values of its
+        rows, empty where there is none. It goes with `whole_series`.
     collect : bool
         Failures become a bag beside the results.
 
@@ -187,8 +194,12 @@ def bag_of(
         most=PARTITIONS if bounds == (None, None) else None,
         whole_series=whole_series,
     )
-    name = f"{name}-{tokenize(manifest, task, bounds, instances, whole_series)}"
+    name = f"{name}-{tokenize(manifest, task, bounds, instances, carried)}"
     graph: Any = {(name, i): (task, piece) for i, piece in enumerate(pieces)}
+    if carried is not None:
+        values = texts_of(manifest, carried)
+        for i, piece in enumerate(pieces):
+            graph[name, i] = (task, piece, tuple(islice(values, len(piece))))
     if not collect:
         return InstanceBag(graph, name, len(pieces))
     results, failures = f"results-of-{name}", f"failures-of-{name}"
@@ -198,6 +209,13 @@ def bag_of(
     bag = InstanceBag(graph, results, len(pieces))
     bag.failures = InstanceBag(graph, failures, len(pieces))
     return bag
+
+
+def texts_of(manifest: Manifest, column: str) -> Iterator[str]:
+    """Give a column of texts, or empty texts for ever where it is not there."""
+    if column not in manifest.columns:
+        return repeat("")
+    return (text or "" for text in manifest.table.column(column).to_pylist())
 
 
 def size_in_bytes(size: int | str) -> int:

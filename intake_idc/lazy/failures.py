@@ -29,6 +29,7 @@ __all__ = [
     "check_on_error",
     "failure_of",
     "failures_table",
+    "leave_out",
 ]
 
 log = logging.getLogger(__name__)
@@ -118,10 +119,15 @@ def attempt(
         else:
             outcome.results.append(found)
     if on_error == "skip":
-        for failure in outcome.failures:
-            log.warning("left out: %s (%s)", failure.reason, failure.kind)
+        leave_out(outcome.failures)
         outcome.failures.clear()
     return outcome
+
+
+def leave_out(failures: Iterable[Failure]) -> None:
+    """Say in the log what is left out."""
+    for failure in failures:
+        log.warning("left out: %s (%s)", failure.reason, failure.kind)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
 """The rows of a partition, packed for travel: 29 bytes a series in a Dask graph.
 
 As a manifest of its own a partition takes 2 kB of schema, and a graph of 2,000
-partitions 4 MB. Here it is runs of plain numbers, which is all that a worker needs to
-list, check and read its series.
+partitions 4 MB. Here it is records of plain numbers, which is all that a worker needs
+to list, check and read its series.
 """
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from itertools import compress
 from typing import TYPE_CHECKING, Any
@@ -27,11 +26,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Packed", "Piece"]
 
-UUID_BYTES = 16
 UNKNOWN = -1
 """Stands for a null: counts, sizes and places are never below 0."""
-_FIELDS = ("counts", "sizes", "tolerances")
-_TYPES = {"counts": "<i4", "sizes": "<i8", "tolerances": "<i4"}
+EXACT = np.dtype(
+    [("uuid", "V16"), ("bucket", "u1"), ("count", "<i4"), ("size", "<i8")]
+)
+"""A series: ``crdc_series_uuid``, the place of its bucket in a list, instances and
+bytes of the whole series."""
+ROUNDED = np.dtype([*EXACT.descr, ("tolerance", "<i4")])
+"""The same, and the bytes by which the size may be off."""
 
 
 @dataclass(frozen=True)
@@ -39,48 +42,41 @@ class Piece:
     """Some series of a manifest, or runs of them, in order."""
 
     buckets: tuple[str, ...]
-    """Names of the AWS buckets that its series lie in."""
-    uuids: bytes
-    """``crdc_series_uuid`` of each row, 16 bytes."""
-    codes: bytes
-    """Bucket of each row: a place in `buckets`, one byte."""
-    counts: bytes
-    """Instances of each whole series, int32, little endian; -1 unknown."""
-    sizes: bytes
-    """Bytes of each whole series, int64; -1 unknown."""
-    tolerances: bytes
-    """Bytes by which that may be off, int32; empty where all are 0."""
+    """Names of the AWS buckets that the series of the manifest lie in."""
+    records: bytes
+    """A record for each row: `ROUNDED`, or `EXACT` where all tolerances are 0."""
+    exact: bool = True
+    """Which of the two it is."""
     runs: tuple[tuple[int, int, int], ...] = ()
     """Rows of which not all is meant: row, first instance, one past the last (-1: the
     end)."""
 
     def __len__(self) -> int:
-        return len(self.codes)
+        return len(self.records) // self._type.itemsize
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By place and not by name: half as many bytes.
+        return Piece, (self.buckets, self.records, self.exact, self.runs)
+
+    @property
+    def _type(self) -> np.dtype[Any]:
+        return EXACT if self.exact else ROUNDED
 
     def parts(self) -> Iterator[Part]:
         """Give each row as plain values; see `Manifest.parts`."""
-        columns = [self._numbers(name) for name in _FIELDS]
         runs = {row: (first, last) for row, first, last in self.runs}
-        for row, (code, count, size, tolerance) in enumerate(
-            zip(self.codes, *columns, strict=True)
-        ):
+        rows = np.frombuffer(self.records, self._type).tolist()
+        for row, (uuid, bucket, count, size, *tolerance) in enumerate(rows):
             first, last = runs.get(row, (0, UNKNOWN))
-            uuid = self.uuids[UUID_BYTES * row : UUID_BYTES * (row + 1)]
             yield Part(
                 str(UUID(bytes=uuid)),
-                self.buckets[code],
+                self.buckets[bucket],
                 _known(count),
                 _known(size),
-                tolerance,
+                tolerance[0] if tolerance else 0,
                 first,
                 _known(last),
             )
-
-    def _numbers(self, name: str) -> list[int]:
-        data = getattr(self, name)
-        if not data:
-            return [0] * len(self)
-        return list(np.frombuffer(data, _TYPES[name]).tolist())
 
 
 def _known(number: int) -> int | None:
@@ -117,33 +113,30 @@ class Packed:
         if not right.all() or len(self._buckets) > 256:  # noqa: PLR2004
             msg = "rows that cannot be packed"
             raise ValueError(msg)
-        self._uuids = packed_bytes(uuids)
-        self._codes = numpy_of(encoded.indices).astype("u1")
-        self._numbers = {
-            name: np.array([UNKNOWN if n is None else n for n in numbers], _TYPES[name])
-            for name, numbers in zip(_FIELDS, (counts, sizes, tolerances), strict=True)
-        }
+        rows = np.zeros(len(counts), ROUNDED)
+        rows["uuid"] = np.frombuffer(packed_bytes(uuids), "V16")
+        rows["bucket"] = numpy_of(encoded.indices)
+        rows["count"] = [UNKNOWN if n is None else n for n in counts]
+        rows["size"] = [UNKNOWN if n is None else n for n in sizes]
+        rows["tolerance"] = tolerances
+        self._rounded = rows
+        self._exact = rows[list(EXACT.names or ())].astype(EXACT)
 
     def piece(self, group: Sequence[Run]) -> Piece:
         """Give neighbouring runs as a value of their own."""
         first, last = group[0].row, group[-1].row + 1
-        whole = last - first == len(group)
-        rows: Any = slice(first, last) if whole else list(map(_row, group))
-        uuids = np.frombuffer(self._uuids, "V16")[rows].tobytes()
-        numbers = {name: values[rows] for name, values in self._numbers.items()}
-        if not numbers["tolerances"].any():
-            numbers["tolerances"] = numbers["tolerances"][:0]
+        rows: Any = slice(first, last)
+        if last - first != len(group):
+            rows = [run.row for run in group]
+        exact = not self._rounded["tolerance"][rows].any()
+        records = self._exact if exact else self._rounded
         partial = [run.first > 0 or run.last is not None for run in group]
         return Piece(
             self._buckets,
-            uuids,
-            self._codes[rows].tobytes(),
-            **{name: values.tobytes() for name, values in numbers.items()},
-            runs=tuple(
+            records[rows].tobytes(),
+            exact,
+            tuple(
                 (at, run.first, UNKNOWN if run.last is None else run.last)
                 for at, run in compress(enumerate(group), partial)
             ),
         )
-
-
-_row = operator.attrgetter("row")

@@ -17,11 +17,20 @@ from __future__ import annotations
 from intake_idc.volume.axes import Axis
 from intake_idc.volume.grid import Grid, from_index, lps_to_ras, nifti_affine
 from intake_idc.volume.rescaling import rescale, rescaled_dtype
-from intake_idc.volume.slices import KEYWORDS, Slice, dose_slices, frame_slices
+from intake_idc.volume.slices import (
+    GROUP_KEYWORDS,
+    GROUPS,
+    KEYWORDS,
+    Slice,
+    dose_slices,
+    frame_slices,
+)
 from intake_idc.volume.stacks import Stack
 from intake_idc.volume.verdict import Arrangement, Aside, arrange
 
 __all__ = [
+    "GROUPS",
+    "GROUP_KEYWORDS",
     "KEYWORDS",
     "Arrangement",
     "Aside",

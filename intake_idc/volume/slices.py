@@ -318,6 +318,11 @@ and what their elements are called in a single-frame object."""
 
 _RENAMED = {old: new for names in _GROUPS.values() for old, new in names.items()}
 
+GROUPS = tuple(_GROUPS)
+"""Functional groups that `frame_slices` reads of a frame."""
+GROUP_KEYWORDS = frozenset({*_FIELDS, *_RENAMED})
+"""Elements that it reads of their items."""
+
 
 def frame_slices(
     instance: Mapping[str, Any],

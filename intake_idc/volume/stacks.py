@@ -184,7 +184,7 @@ def stack_of(slices: Sequence[Slice]) -> Stack:
         find("not a volume", wrong)
     normal = normal_of(mean)
     along = corners @ normal
-    labels = bins(along, _tolerance(along))
+    labels = bins(along, tolerance(along))
     places: list[list[int]] = [[] for _ in range(int(labels.max()) + 1)]
     for at, label in enumerate(labels.tolist()):
         places[label].append(at)
@@ -235,7 +235,7 @@ def stack_of(slices: Sequence[Slice]) -> Stack:
     )
 
 
-def _tolerance(along: NDArray[np.float64]) -> float:
+def tolerance(along: NDArray[np.float64]) -> float:
     gaps = np.diff(np.sort(along))
     gaps = gaps[gaps > SAME_PLACE_MM]
     return max(SAME_PLACE_MM, SAME_PLACE * float(np.median(gaps)) if gaps.size else 0.0)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from intake_idc.cohort.verbs.base import Base
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from intake_idc.lazy import DicomObject, InstanceBag, OnError
+    from intake_idc.lazy import InstanceBag, OnError
     from intake_idc.storage import Mirror
 
 __all__ = ["Reading"]
@@ -86,48 +86,6 @@ class Reading(Base):
             self._located(),
             self._mirror(mirror),
             headers_only=headers_only,
-            partition_bytes=partition_bytes,
-            partition_instances=partition_instances,
-            on_error=on_error,
-        )
-
-    def map_objects(
-        self,
-        function: Callable[[DicomObject], Any],
-        *,
-        mirror: str | os.PathLike[str] | Mirror | None = None,
-        partition_bytes: int | str | None = None,
-        partition_instances: int | None = None,
-        on_error: OnError = "raise",
-    ) -> InstanceBag:
-        """Give a Dask bag of what a function makes of every object.
-
-        Unlike ``to_dask().map(function)``, the objects of a partition are read side by
-        side, and what fails can be collected.
-
-        >>> from intake_idc import open_idc
-        >>> sample = open_idc(2, tables="sample").all()
-        >>> bag = sample.map_objects(lambda f: f.pixels().mean(), on_error="collect")
-        >>> results, failures = bag.collected()
-        >>> len(results), failures.column("kind").to_pylist()
-        (8, ['no pixels'])
-
-        Parameters
-        ----------
-        function : callable
-            Takes a `DicomObject`; called from several threads.
-        on_error : "raise", "skip" or "collect"
-            An object that fails ends the computation, is left out with a line in the
-            log, or becomes a row of `InstanceBag.failures`.
-        mirror, partition_bytes, partition_instances : optional
-            As in `to_dask`.
-        """
-        from intake_idc import lazy
-
-        return lazy.map_objects(
-            function,
-            self._located(),
-            self._mirror(mirror),
             partition_bytes=partition_bytes,
             partition_instances=partition_instances,
             on_error=on_error,

@@ -1,0 +1,261 @@
+"""How the objects of a series become slices, and slices arrays.
+
+Objects are read side by side, and each is decoded as it arrives. What travels to a
+worker is a few packed values for each object: no handle, no URL, no header.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from intake_idc import dicom, volume
+from intake_idc.errors import GeometryError, IntegrityError
+from intake_idc.lazy.objects import DicomObject
+from intake_idc.storage import Instance, each
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import numpy.typing as npt
+
+    from intake_idc.manifest import Part
+    from intake_idc.storage import Mirror
+
+__all__ = ["Block", "Described", "Held", "described", "held", "load", "stored_dtype"]
+
+WHOLE_BYTES = 16 * 1024**2
+"""An object up to this comes in one request where most of its frames are wanted; a
+larger one in ranges, side by side."""
+
+_OF_SERIES = ("SeriesInstanceUID", "StudyInstanceUID", "PatientID", "Modality")
+_OF_VALUES = ("RescaleType", "Units", "DoseUnits")
+_PLACE = ("position", "orientation", "pixel_spacing", "rows", "columns")
+
+
+class Described(NamedTuple):
+    """What is kept of the header of an object."""
+
+    slices: list[volume.Slice]
+    """One for each frame that has a place."""
+    about: Mapping[str, Any]
+    """What the values mean, and, of the first object, what series it is of."""
+
+
+class Held(NamedTuple):
+    """An object that was read whole."""
+
+    slices: list[volume.Slice]
+    """As in `Described`."""
+    about: Mapping[str, Any]
+    """As in `Described`."""
+    frames: Mapping[int, npt.NDArray[Any]]
+    """Stored values of the frames that have a place, by number."""
+
+
+def described(objects: Sequence[DicomObject]) -> list[Described]:
+    """Read the headers of objects, 16 KiB of each, side by side; in order.
+
+    Raises
+    ------
+    DicomReadError, StorageError
+        A header cannot be read.
+    GeometryError
+        A value of it is of the wrong kind.
+    """
+    return list(each(_described, enumerate(objects)))
+
+
+def held(objects: Sequence[DicomObject]) -> list[Held]:
+    """Read objects, each once, and decode what has a place; in order.
+
+    Raises
+    ------
+    DicomReadError, StorageError
+        An object cannot be read, or not decoded.
+    GeometryError
+        A value of a header is of the wrong kind.
+    """
+    return list(each(_held, enumerate(objects)))
+
+
+def _described(numbered: tuple[int, DicomObject]) -> Described:
+    index, found = numbered
+    return _describe(found.header(), index, found.url)
+
+
+def _describe(header: dicom.Dataset, index: int, url: str) -> Described:
+    keywords = _OF_VALUES if index else (*_OF_SERIES, *_OF_VALUES)
+    about = dicom.values(header, keywords, url)
+    return Described(dicom.slices_of(header, index, url), about)
+
+
+def _held(numbered: tuple[int, DicomObject]) -> Held:
+    index, found = numbered
+    if found.size > WHOLE_BYTES:
+        slices, about = _described(numbered)
+        wanted = _placed(slices)
+        rgb = any(one.samples > 1 for one in slices)
+        read = zip(wanted, found.frames(wanted, rgb=rgb), strict=True)
+        return Held(slices, about, dict(read))
+    data = found.read()
+    header = dicom.read_header(lambda a, b: data[a:b], len(data), found.url)
+    slices, about = _describe(header, index, found.url)
+    wanted = _placed(slices)
+    rgb = any(one.samples > 1 for one in slices)
+    frames = zip(wanted, _decoded(data, found.url, wanted, rgb=rgb), strict=True)
+    return Held(slices, about, dict(frames))
+
+
+def _placed(slices: Sequence[volume.Slice]) -> list[int]:
+    """Give the numbers of the frames that may come into a volume."""
+    return [
+        one.frame
+        for one in slices
+        if one.frames == 1 and all(getattr(one, name) is not None for name in _PLACE)
+    ]
+
+
+def _decoded(
+    data: bytes, url: str, frames: Sequence[int], *, rgb: bool
+) -> Iterator[npt.NDArray[Any]]:
+    """Decode frames out of the bytes of their object."""
+    if not frames:
+        return
+    index = dicom.read_index(
+        lambda a, b: data[a:b],
+        len(data),
+        url,
+        read_many=lambda ranges: [data[a:b] for a, b in ranges],
+    )
+    raw = dicom.read_frames(index, frames, lambda ranges: [data[a:b] for a, b in ranges])
+    if len(frames) == 1:
+        yield dicom.decode(index, next(iter(raw)), frames[0], rgb=rgb)
+        return
+    yield from each(partial(_decode, index=index, rgb=rgb), zip(raw, frames, strict=True))
+
+
+def _decode(
+    read: tuple[bytes, int], index: dicom.FrameIndex, *, rgb: bool
+) -> npt.NDArray[Any]:
+    return dicom.decode(index, *read, rgb=rgb)
+
+
+def stored_dtype(stack: volume.Stack) -> np.dtype[Any]:
+    """Give the dtype of the stored values of a stack, as its headers say it.
+
+    Float and Double Float Pixel Data come without Bits Stored (PS3.3 C.7.6.3).
+
+    Raises
+    ------
+    GeometryError
+        Bits Allocated is none that DICOM has.
+    """
+    bits = stack.bits_allocated
+    if bits == 1:
+        return np.dtype(np.uint8)
+    if bits in (32, 64) and stack.bits_stored is None:
+        return np.dtype(f"f{bits // 8}")
+    if bits not in (8, 16, 32, 64):
+        reason = f"BitsAllocated of {bits}"
+        msg = f"{reason}: 1, 8, 16, 32 or 64 is expected"
+        raise GeometryError(msg, reasons=(reason,))
+    return np.dtype(f"{'ui'[stack.signed]}{bits // 8}")
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a task needs to make one block of a volume, in plain values."""
+
+    part: Part
+    """The series."""
+    mirror: Mirror
+    """Where it is read."""
+    objects: tuple[tuple[str, int, str | None], ...]
+    """Key, bytes and entity tag of each object."""
+    frames: tuple[tuple[tuple[int, int], ...], ...]
+    """Of each object: the frames that are wanted, and where in the block each goes."""
+    totals: tuple[int, ...]
+    """Frames that each object has."""
+    shape: tuple[int, ...]
+    """Of the block; ``(slice, row, column)`` and what stands around it."""
+    plane: tuple[int, ...]
+    """Of one slice."""
+    stored: str
+    """Dtype of stored values."""
+    dtype: str
+    """Dtype of the block."""
+    scales: tuple[tuple[float, float], ...] = ()
+    """Slope and intercept of each slice, where it is rescaled."""
+
+    def handle(self, number: int) -> DicomObject:
+        """Give the handle of an object."""
+        key, size, etag = self.objects[number]
+        root = self.mirror.bucket_root(self.part.aws_bucket)
+        instance = Instance(self.part, key, size, f"{root}/{key}", etag)
+        return DicomObject(instance, self.mirror)
+
+
+def load(block: Block) -> npt.NDArray[Any]:
+    """Read a block: its objects side by side, into one array.
+
+    Raises
+    ------
+    DicomReadError, StorageError
+        An object cannot be read, or not decoded.
+    IntegrityError
+        An object is not what its header said when the volume was made.
+    """
+    out = np.empty((math.prod(block.shape) // math.prod(block.plane), *block.plane), block.dtype)
+    for _ in each(partial(_fill, block=block, out=out), range(len(block.objects))):
+        pass
+    return out.reshape(block.shape)
+
+
+def _fill(number: int, block: Block, out: npt.NDArray[Any]) -> None:
+    found = block.handle(number)
+    wanted = [frame for frame, _ in block.frames[number]]
+    rgb = len(block.plane) > 2  # noqa: PLR2004
+    most = 2 * len(wanted) >= block.totals[number]
+    if most and found.size <= WHOLE_BYTES:
+        frames = _decoded(found.read(), found.url, wanted, rgb=rgb)
+    else:
+        frames = found.frames(wanted, rgb=rgb)
+    for (_, at), frame in zip(block.frames[number], frames, strict=True):
+        scale = block.scales[at] if block.scales else None
+        put(out, at, frame, np.dtype(block.stored), scale, found.url)
+
+
+def put(
+    out: npt.NDArray[Any],
+    at: int,
+    frame: npt.NDArray[Any],
+    stored: np.dtype[Any],
+    scale: tuple[float, float] | None,
+    url: str,
+) -> None:
+    """Put a frame into its place, rescaled where there is a scale.
+
+    Raises
+    ------
+    IntegrityError
+        It is of another size or type than its header said.
+    GeometryError
+        It holds values beyond its Bits Stored, which do not fit the output.
+    """
+    if frame.shape != out.shape[1:] or not np.can_cast(frame.dtype, stored, "safe"):
+        msg = (
+            f"{url}: a frame of {frame.shape} {frame.dtype} where the header says "
+            f"{out.shape[1:]} {stored}"
+        )
+        raise IntegrityError(msg, url=url)
+    out[at] = frame if scale is None else volume.rescale(frame, *scale, out.dtype)
+
+
+def bare(part: Part) -> Part:
+    """Give the series of a part, without what only its listing needs."""
+    return replace(part, objects=None, only=None, first_instance=0, last_instance=None)
