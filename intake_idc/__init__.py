@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         open_clinical,
         open_export,
     )
+    from intake_idc.lazy import to_nifti, to_sitk
     from intake_idc.manifest import Manifest
     from intake_idc.release import (
         Column,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from intake_idc.selection import Selection
     from intake_idc.storage import Mirror, resolve_mirror
     from intake_idc.transfer import Report
+    from intake_idc.volume import window
 
 _HOMES = {
     "Citations": "citations",
@@ -93,6 +95,9 @@ _HOMES = {
     "resolve_mirror": "storage",
     "restore": "cohort",
     "sample_path": "release",
+    "to_nifti": "lazy",
+    "to_sitk": "lazy",
+    "window": "volume",
 }
 
 __all__ = [
@@ -134,6 +139,9 @@ __all__ = [
     "resolve_mirror",
     "restore",
     "sample_path",
+    "to_nifti",
+    "to_sitk",
+    "window",
 ]
 
 

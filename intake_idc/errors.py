@@ -17,6 +17,8 @@
     │   ├── TableNotFound              an index table is not at hand
     │   └── SeriesWithdrawn            a series that the release does not hold
     ├── StorageError (OSError)         try again, or another mirror
+    │   ├── AccessDenied               the store does not let us
+    │   ├── ObjectChanged              the object is another than was listed
     │   ├── ObjectNotFound             the store has no such object
     │   └── WrongSize                  the store gave another number of bytes
     ├── IntegrityError                 do not trust these bytes or tables
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
+    "AccessDenied",
     "BadBody",
     "BadCondition",
     "DicomReadError",
@@ -48,6 +51,7 @@ __all__ = [
     "ManifestError",
     "MirrorError",
     "MissingError",
+    "ObjectChanged",
     "ObjectNotFound",
     "PlanError",
     "RequestError",
@@ -164,9 +168,20 @@ class SeriesWithdrawn(MissingError):
 
 
 class StorageError(IDCError, OSError):
-    """A store failed; another try or another mirror may not."""
+    """A store failed; another try or another mirror may not.
+
+    Where a request was tried again, ``details["attempts"]`` says how often.
+    """
 
     exit_code = 4
+
+
+class AccessDenied(StorageError, PermissionError):
+    """The store does not let us read an object, or list a place."""
+
+
+class ObjectChanged(StorageError):
+    """An object is another than the one that was listed, or begun to be read."""
 
 
 class ObjectNotFound(StorageError, FileNotFoundError):
@@ -190,8 +205,9 @@ class DicomReadError(IDCError, ValueError):
     ----------
     kind : str
         ``"not dicom"``, ``"truncated"``, ``"malformed"``, ``"no pixels"`` (a good
-        object, asked for frames) or ``"undecodable"`` (nothing that is installed
-        decodes it; the message names the extra that would).
+        object, asked for frames), ``"other class"`` (a good object, and not of the
+        kind that is asked for, such as masks of a CT) or ``"undecodable"`` (nothing
+        that is installed decodes it; the message names the extra that would).
     url : str
         Where the object lies.
     offset : int or None

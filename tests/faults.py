@@ -30,6 +30,8 @@ close     the length of the whole, and the end ``after`` so many bytes
 short     the body cut ``by`` so many bytes, with a length that agrees
 stall     nothing more, ``after`` so many bytes or before the answer
 html      200 with a page, of ``length`` bytes where that is given
+half      of a listing, half of its page, as if that were all
+nothing   all is well
 replace   another object with another entity tag
 retag     the same object with another entity tag
 flip      one bit of the body is another
@@ -62,7 +64,9 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 class Store:
     """A folder of buckets, a script, and a log."""
 
-    def __init__(self, root: Path, latency: float = 0.0, bandwidth: float = 0.0) -> None:
+    def __init__(
+        self, root: Path, latency: float = 0.0, bandwidth: float = 0.0
+    ) -> None:
         self.root, self.latency, self.bandwidth = root, latency, bandwidth
         self.rules: list[dict] = []
         self.log: list[dict] = []
@@ -91,7 +95,7 @@ class Store:
                 found = rule
         return found
 
-    def listing(self, bucket: str, query: dict[str, str]) -> bytes:
+    def listing(self, bucket: str, query: dict[str, str], *, half: bool) -> bytes:
         """Answer ListObjectsV2."""
         prefix = query.get("prefix", "")
         base = self.root / bucket
@@ -116,6 +120,8 @@ class Store:
         found = [name for name in found if name > after]
         most = int(query.get("max-keys", PAGE))
         page, rest = found[:most], found[most:]
+        if half:
+            page, rest = page[: len(page) // 2], []
         rows = []
         for name in page:
             size, etag = _state(base / name)
@@ -146,6 +152,17 @@ class Store:
 def _state(path: Path) -> tuple[int, str]:
     found = path.stat()
     return found.st_size, f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
+
+
+def _limits(asked: str, size: int) -> tuple[int, int]:
+    """Give the bytes of a range: all of them where there is none."""
+    found = _RANGE.fullmatch(asked)
+    if found is None:
+        return 0, size
+    first, last = found.groups()
+    if not first:
+        return max(0, size - int(last)), size
+    return int(first), min(size, int(last) + 1) if last else size
 
 
 def _error(code: str) -> bytes:
@@ -251,7 +268,7 @@ class Connection:
             await self._send(200, page, {"Content-Type": "text/html"}, method)
             return True
         if is_list:
-            data = self.store.listing(bucket, query)
+            data = self.store.listing(bucket, query, half=do == "half")
             return await self._body(
                 200, data, {"Content-Type": "application/xml"}, method, rule
             )
@@ -272,19 +289,12 @@ class Connection:
         if match and match.strip('"') != etag.strip('"'):
             await self._send(412, _error("PreconditionFailed"), {}, method)
             return True
-        start, stop, status = 0, size, 200
-        asked = _RANGE.fullmatch(headers.get("range", ""))
-        if asked and do != "whole":
-            first, last = asked.groups()
-            if first:
-                start = int(first)
-                stop = min(size, int(last) + 1) if last else size
-            else:
-                start = max(0, size - int(last))
-            if start >= size:
-                await self._send(416, _error("InvalidRange"), {}, method)
-                return True
-            status = 206
+        asked = headers.get("range", "") if do != "whole" else ""
+        start, stop = _limits(asked, size)
+        if start >= size:
+            await self._send(416, _error("InvalidRange"), {}, method)
+            return True
+        status = 206 if asked else 200
         with path.open("rb") as file:
             file.seek(start)
             data = file.read(stop - start) if method != "HEAD" else b""
@@ -326,7 +336,9 @@ class Connection:
             return False
         if do == "reset":
             found = self.writer.get_extra_info("socket")
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            found.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
             # What was sent before is to be met before the end.
             await asyncio.sleep(0.02)
             self.writer.transport.abort()

@@ -34,6 +34,7 @@ def test_every_error_survives_pickle_with_its_details(cls):
         (errors.MissingError, LookupError),
         (errors.StorageError, OSError),
         (errors.ObjectNotFound, FileNotFoundError),
+        (errors.AccessDenied, PermissionError),
         (errors.DicomReadError, ValueError),
     ],
     ids=lambda cls: cls.__name__,

@@ -893,7 +893,7 @@ def stores(monkeypatch):
 
     def put(make):
         double = make(real(storage.resolve_mirror("sample"), "intake-idc-sample"))
-        for room in (storage, objects):
+        for room in (storage.listing, objects):
             monkeypatch.setattr(room, "open_store", lambda *_: double)
         return double
 

@@ -218,7 +218,7 @@ def test_graphs_carry_rows_and_no_secret(monkeypatch):
 def test_a_million_instances_are_a_small_graph():
     manifest = open_idc(25).search(Modality="CT").manifest()
     counts = np.cumsum(manifest.table.column("instanceCount").to_pylist())
-    million = manifest.take(range(int(np.searchsorted(counts, 1_000_000)) + 1))
+    million = manifest.take(list(range(int(np.searchsorted(counts, 10**6)) + 1)))
     assert million.instances >= 1_000_000
     aws = resolve_mirror("aws")
     for bag in (objects(million, aws), datasets(million, aws, headers_only=True)):
@@ -365,6 +365,17 @@ def test_a_reduction_does_not_depend_on_partitions():
         assert sizes.compute() == SAMPLE.all().size
 
 
+def test_progress_is_shown_where_it_is_asked_for(capsys):
+    bag = IMAGES.to_dask(partition_instances=2)
+    assert len(bag.compute(progress=True)) == 7
+    assert "100% Completed" in capsys.readouterr().out
+    assert bag.count().compute(progress=True) == 7
+    assert "100% Completed" in capsys.readouterr().out
+    quiet = IMAGES.map_objects(_mean_of_handle, on_error="collect")
+    assert len(quiet.collected().results) == 7
+    assert capsys.readouterr().out == ""
+
+
 def test_calls_side_by_side_may_be_nested():
     def inner(n):
         return list(
@@ -417,7 +428,7 @@ def test_a_table_is_a_frame_with_arrow_types():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_two_processes_of_a_cluster_read_the_same():
+def test_two_processes_of_a_cluster_read_the_same(capsys):
     from distributed import Client, LocalCluster
 
     with (
@@ -435,6 +446,8 @@ def test_two_processes_of_a_cluster_read_the_same():
         assert found == [_mean(dataset) for dataset in EXPECTED]
         workers = client.run(lambda: __import__("os").getpid())
         assert len(set(workers.values())) == 2
+        assert bag.map(_mean).compute(progress=True) == found
+        assert "100% Completed" in capsys.readouterr().out
         headers = client.gather(client.compute(IMAGES.datasets(headers_only=True)))
         assert [h.SOPInstanceUID for h in headers] == [
             d.SOPInstanceUID for d in EXPECTED

@@ -21,6 +21,7 @@ from intake_idc.cli import (
     cohorts,
     copies,
     exports,
+    headers,
     locks,
     releases,
     sets,
@@ -104,6 +105,7 @@ for _verb in (
     *(locks.lock, locks.restore),
     *(tables.tables, caches.cache),
     *(exports.export, exports.clinical, exports.objects),
+    headers.headers,
     bodies.api,
 ):
     command.add_command(_verb)

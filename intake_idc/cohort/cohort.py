@@ -9,9 +9,13 @@ from intake_idc.cohort.verbs.applying import Applying
 from intake_idc.cohort.verbs.asking import Asking
 from intake_idc.cohort.verbs.combining import Combining
 from intake_idc.cohort.verbs.copying import Copying
+from intake_idc.cohort.verbs.derived import Derived
 from intake_idc.cohort.verbs.exporting import Exporting
+from intake_idc.cohort.verbs.heading import Heading
+from intake_idc.cohort.verbs.imaging import Imaging
 from intake_idc.cohort.verbs.reading import Reading
 from intake_idc.cohort.verbs.showing import Showing
+from intake_idc.cohort.verbs.slides import Slides
 from intake_idc.cohort.verbs.writing import Writing
 
 __all__ = ["Cohort"]
@@ -23,6 +27,10 @@ class Cohort(
     Annotating,
     Reading,
     Applying,
+    Heading,
+    Imaging,
+    Derived,
+    Slides,
     Copying,
     Exporting,
     Writing,

@@ -5,9 +5,11 @@ function that reads a range. Whatever is wrong with an object leaves as
 `DicomReadError`, with the kind, the URL and the offset.
 """
 
+from intake_idc.dicom.contours import CONTOUR_COLUMNS, contour_rows
 from intake_idc.dicom.decoding import can_decode, decode, register_decoders
 from intake_idc.dicom.frames import (
     FrameIndex,
+    count_frames,
     join,
     pieces,
     plan,
@@ -26,13 +28,21 @@ from intake_idc.dicom.reading import (
     values,
     weight,
 )
+from intake_idc.dicom.segments import Segment, Segmentation, read_segmentation
+from intake_idc.dicom.tags import Tag, read_values, resolve_tags, values_of
 
 __all__ = [
+    "CONTOUR_COLUMNS",
     "HEADER_BYTES",
     "Dataset",
     "FrameIndex",
+    "Segment",
+    "Segmentation",
+    "Tag",
     "can_decode",
     "check_keywords",
+    "contour_rows",
+    "count_frames",
     "decode",
     "join",
     "kind_of",
@@ -43,9 +53,13 @@ __all__ = [
     "read_header",
     "read_index",
     "read_references",
+    "read_segmentation",
+    "read_values",
     "referenced_series",
     "register_decoders",
+    "resolve_tags",
     "slices_of",
     "values",
+    "values_of",
     "weight",
 ]

@@ -37,6 +37,7 @@ __all__ = [
     "GAP",
     "RANGE_BYTES",
     "FrameIndex",
+    "count_frames",
     "join",
     "pieces",
     "plan",
@@ -208,6 +209,19 @@ def read_index(
         raise _error(index, msg, "malformed", image.start)
     found, open_ended = bounds(image, index.frames, read_many or partial(_each, read))
     return _with_offsets(index, found, open_ended=open_ended)
+
+
+def count_frames(read: Read, size: int, url: str = "") -> int:
+    """Say how many frames an object has, without looking for them.
+
+    Takes one or two requests; parameters are those of `read_index`.
+
+    Raises
+    ------
+    DicomReadError
+        It is not DICOM, has no pixels, is cut short or malformed.
+    """
+    return _frames(find_pixels(read, size, url))
 
 
 def _each(read: Read, ranges: Sequence[tuple[int, int]]) -> list[bytes]:

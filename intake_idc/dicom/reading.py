@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydicom import Dataset
 from pydicom.datadict import keyword_dict, tag_for_keyword
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import dcmread, read_partial
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from pydicom.valuerep import DA, DT, IS, TM, DSdecimal, DSfloat, PersonName
 
+from intake_idc.dicom.elements import HEADER_BYTES, Marked, walk
 from intake_idc.dicom.inflating import inflate
-from intake_idc.dicom.walking import Window, transfer_syntax
+from intake_idc.dicom.walking import transfer_syntax
 from intake_idc.errors import DicomReadError, RequestError, nearest
 
 if TYPE_CHECKING:
@@ -41,12 +42,6 @@ __all__ = [
     "values",
     "weight",
 ]
-
-HEADER_BYTES = 16 * 1024
-"""First range of a header: 99.6 % of 2,273 real files hold every tag up to group
-0028 in it."""
-GROWTH = 4
-"""Factor by which the range grows until the header is complete."""
 
 FILE_META_GROUP = 0x0002
 """Group of the File Meta Information (PS3.10 7.1)."""
@@ -80,6 +75,7 @@ _PLAIN: dict[type, Callable[[Any], Any]] = {
 
 PYDICOM_RAISES = (
     AttributeError,
+    BytesLengthException,
     EOFError,
     InvalidDicomError,
     KeyError,
@@ -116,14 +112,15 @@ def read_dataset(data: bytes, url: str = "") -> Dataset:
     DicomReadError
         It is not DICOM, is cut short, or is malformed.
     """
-    plain, deflated = _inflated(data, url)
-    file = io.BytesIO(plain)
+    window, syntax, start, deflated = entered(Marked.over(data, url))
+    walk(window, start, syntax, lambda _: False)
+    file = io.BytesIO(window.data)
     try:
         dataset = dcmread(file)
     except PYDICOM_RAISES as error:
-        raise _unreadable(error, url, file.tell()) from error
+        raise unreadable(error, url, file.tell()) from error
     _check_elements(dataset, url, len(data))
-    return _finished(dataset, deflated=deflated)
+    return finished(dataset, deflated=deflated)
 
 
 def read_header(read: Callable[[int, int], bytes], size: int, url: str = "") -> Dataset:
@@ -188,71 +185,60 @@ def read_until(
     read, size, url
         As in `read_header`, and so are the errors.
     """
-    data = b""
-    stop = min(HEADER_BYTES, size)
-    while True:
-        data += read(len(data), stop)
-        if len(data) != stop:
-            msg = f"{url}: {len(data)} bytes came where {stop} were asked for"
-            raise DicomReadError(msg, kind="truncated", url=url, offset=len(data))
-        if _is_deflated(data):
-            # Nothing of it can be read before all of it is there.
-            data += read(stop, size) if stop < size else b""
-            stop = size
-        header = _parse_header(data, url, ends, whole=stop == size)
-        if header is not None:
-            return header
-        stop = min(stop * GROWTH, size)
-
-
-def _parse_header(
-    data: bytes, url: str, ends: Callable[[int], bool], *, whole: bool
-) -> Dataset | None:
-    """Read a header, or give None where more bytes are needed."""
+    window, syntax, start, deflated = entered(Marked(read, size, url))
+    _, end = walk(window, start, syntax, ends)
     met_end = False
 
     def at_end(tag: BaseTag, _vr: str | None, _length: int) -> bool:
         nonlocal met_end
-        met_end = met_end or ends(tag)
-        return ends(tag)
+        met_end = ends(tag)
+        return met_end
 
-    plain, deflated = _inflated(data, url)
-    file = io.BytesIO(plain)
+    file = io.BytesIO(window.data)
     try:
         dataset = read_partial(file, at_end)
     except PYDICOM_RAISES as error:
-        if not whole and not isinstance(error, InvalidDicomError):
-            return None
-        raise _unreadable(error, url, file.tell()) from error
-    if not whole and not met_end:
-        return None
-    _check_elements(dataset, url, len(data))
-    return _finished(dataset, deflated=deflated)
+        raise unreadable(error, url, file.tell()) from error
+    if end + 8 <= window.size and not met_end:
+        # Without this, it would read on into bytes that are cut anywhere.
+        msg = f"{url}: malformed: the header that ends at byte {end} cannot be read"
+        raise DicomReadError(msg, kind="malformed", url=url, offset=end)
+    _check_elements(dataset, url, len(window.data))
+    return finished(dataset, deflated=deflated)
 
 
-def _meta(data: bytes) -> tuple[str, int]:
-    """Give the transfer syntax and where the dataset begins, where they are there."""
-    try:
-        return transfer_syntax(Window(lambda a, b: data[a:b], len(data), ""))
-    except DicomReadError:
-        return "", 0
+def entered(window: Marked) -> tuple[Marked, str, int, bool]:
+    """Go to where the dataset begins.
+
+    Returns
+    -------
+    Marked, str, int, bool
+        A window with all bytes from the first on, inflated where they are deflated;
+        the transfer syntax; where the dataset begins; and whether it was deflated.
+
+    Raises
+    ------
+    DicomReadError
+        It is not DICOM, or what is deflated is not right.
+    """
+    syntax, position = transfer_syntax(window)
+    deflated = syntax == DeflatedExplicitVRLittleEndian
+    if deflated:
+        window = _inflated(window, syntax, position)
+    return window, syntax, position, deflated
 
 
-def _is_deflated(data: bytes) -> bool:
-    return _meta(data)[0] == DeflatedExplicitVRLittleEndian
-
-
-def _inflated(data: bytes, url: str) -> tuple[bytes, bool]:
+def _inflated(window: Marked, syntax: str, start: int) -> Marked:
     """Undo the Deflated transfer syntax (PS3.5 A.5) within bounds; pydicom has none.
 
-    The bytes that are given say that they are not deflated, which is true of them.
+    Nothing of it can be read before all of it is there. The bytes that are given say
+    that they are not deflated, which is true of them.
     """
-    syntax, start = _meta(data)
-    if syntax != DeflatedExplicitVRLittleEndian:
-        return data, False
+    data = window.rest(0)
     plain = ExplicitVRLittleEndian.encode().ljust(len(syntax), b"\0")
     meta = data[:start].replace(syntax.encode(), plain)
-    return meta + inflate(data[start:], url, offset=start), True
+    inflated = inflate(memoryview(data)[start:], window.url, offset=start)
+    return Marked.over(meta + inflated, window.url)
 
 
 def referenced_series(dataset: Dataset, url: str = "") -> list[str]:
@@ -306,7 +292,7 @@ def _check_elements(dataset: Dataset, url: str, length: int) -> None:
         raise DicomReadError(msg, kind="malformed", url=url, offset=length)
 
 
-def _finished(dataset: Dataset, *, deflated: bool) -> Dataset:
+def finished(dataset: Dataset, *, deflated: bool) -> Dataset:
     """Let go of the buffer: with it a header of 13 kB pickles to 545 kB."""
     if deflated:
         dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
@@ -314,7 +300,7 @@ def _finished(dataset: Dataset, *, deflated: bool) -> Dataset:
     return dataset
 
 
-def _unreadable(error: BaseException, url: str, offset: int) -> DicomReadError:
+def unreadable(error: BaseException, url: str, offset: int) -> DicomReadError:
     cut = isinstance(error, EOFError | struct.error | OSError) or "bytes" in str(error)
     if isinstance(error, InvalidDicomError):
         kind = "not dicom"

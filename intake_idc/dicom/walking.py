@@ -42,6 +42,8 @@ STEPS = 4_000_000
 """Elements and items that may be met on the way, those in sequences counted."""
 DEPTH = 32
 """Sequences in sequences."""
+META_ELEMENTS = 1_000
+"""Elements of the File Meta Information; the standard has 20."""
 
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -175,7 +177,9 @@ def transfer_syntax(window: Window) -> tuple[str, int]:
         raise window.error(msg, "not dicom", 0)
     syntax = ""
     position = start
-    while position + 8 <= window.size:
+    for _ in range(META_ELEMENTS):
+        if position + 8 > window.size:
+            break
         here = window.at(position, 8)
         group, element, vr, length = struct.unpack_from("<HH2sH", window.data, here)
         if group != 2:  # noqa: PLR2004
@@ -189,6 +193,9 @@ def transfer_syntax(window: Window) -> tuple[str, int]:
                 break
             syntax = window.take(position, length).rstrip(b"\0 ").decode("latin-1")
         position += length
+    else:
+        msg = f"{window.url}: malformed: more than {META_ELEMENTS} File Meta elements"
+        raise window.error(msg, "malformed", position)
     if not syntax:
         msg = f"{window.url}: malformed: no Transfer Syntax UID (0002,0010)"
         raise window.error(msg, "malformed", position)
@@ -328,11 +335,12 @@ class _Walk:
         here = window.at(position, 8, ahead if beyond else None)
         if not self.implicit:
             group, element, vr, length = self.short(window.data, here)
-            if vr in LONG:
+            # The length of an item may look like a VR.
+            if vr in LONG and group != ITEM >> 16:
                 here = window.at(position, 12)
                 (length,) = self.long(window.data, here + 8)
                 return group << 16 | element, vr, length, position + 12
-            if b"AA" <= vr <= b"ZZ":
+            if b"AA" <= vr <= b"ZZ" and group != ITEM >> 16:
                 return group << 16 | element, vr, length, position + 8
         # Items have no VR, and some sequences of explicit datasets have none either.
         group, element, length = self.plain(window.data, here)

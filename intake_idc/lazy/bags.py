@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask.threaded
 from dask.bag import Bag, Item
-from dask.base import compute, tokenize
+from dask.base import tokenize
 from dask.utils import parse_bytes
 
 from intake_idc.errors import EmptySelection, RequestError
 from intake_idc.lazy.failures import failures_table
+from intake_idc.lazy.progress import computed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import pyarrow as pa
 
-    from intake_idc.manifest import Manifest
+    from intake_idc.manifest import Manifest, Piece
 
 __all__ = [
     "HEADER_INSTANCES",
@@ -35,7 +36,10 @@ __all__ = [
     "Collected",
     "InstanceBag",
     "InstanceItem",
+    "bag_from",
     "bag_of",
+    "check_rows",
+    "pieces_of",
     "size_in_bytes",
     "texts_of",
 ]
@@ -65,6 +69,10 @@ class InstanceItem(Item):
     """A single result of an `InstanceBag`, such as a count; it runs on threads too."""
 
     __dask_scheduler__ = staticmethod(dask.threaded.get)
+
+    def compute(self, *, progress: bool = False, **options: Any) -> Any:
+        """Compute the result; see `InstanceBag.compute`."""
+        return computed(self, progress=progress, **options)[0]
 
     def apply(self, func: Callable[[Any], Any]) -> InstanceItem:
         """Give the result of a function on this one."""
@@ -120,13 +128,25 @@ class InstanceBag(Bag):
         first = InstanceBag(lazily.dask, lazily.name, lazily.npartitions)
         return tuple(first.compute()) if compute else first
 
-    def collected(self, **options: Any) -> Collected:
+    def compute(self, *, progress: bool = False, **options: Any) -> Any:
+        """Compute the bag, as a list.
+
+        Parameters
+        ----------
+        progress : bool
+            Show a bar, of partitions that are done, on the terminal.
+        **options
+            For `dask.compute`, such as ``scheduler="processes"``.
+        """
+        return computed(self, progress=progress, **options)[0]
+
+    def collected(self, *, progress: bool = False, **options: Any) -> Collected:
         """Compute results and failures together.
 
         Parameters
         ----------
-        **options
-            For `dask.compute`, such as ``scheduler="processes"``.
+        progress, **options
+            As in `compute`.
 
         Raises
         ------
@@ -137,7 +157,7 @@ class InstanceBag(Bag):
             msg = "failures are collected by on_error='collect', where the bag is made"
             raise RequestError(msg)
         # Without a choice of the caller's, the scheduler of this bag.
-        results, failures = compute(self, self.failures, **options)
+        results, failures = computed(self, self.failures, progress=progress, **options)
         return Collected(list(results), failures_table(failures))
 
 
@@ -182,32 +202,66 @@ def bag_of(
     EmptySelection
         The manifest has no rows.
     """
-    if not len(manifest):
-        msg = f"nothing to read: no series is selected ({manifest.origin})"
-        raise EmptySelection(msg)
+    bounds = partition_bytes, partition_instances
+    pieces = pieces_of(manifest, *bounds, instances, whole_series=whole_series)
+    name = f"{name}-{tokenize(manifest, task, bounds, instances, carried)}"
+    tasks: list[tuple[Any, ...]] = [(task, piece) for piece in pieces]
+    if carried is not None:
+        values = texts_of(manifest, carried)
+        tasks = [(task, piece, tuple(islice(values, len(piece)))) for piece in pieces]
+    return bag_from(tasks, name, collect=collect)
+
+
+def pieces_of(
+    manifest: Manifest,
+    partition_bytes: int | str | None,
+    partition_instances: int | None,
+    instances: int = PIXEL_INSTANCES,
+    *,
+    whole_series: bool = False,
+) -> list[Piece | Manifest]:
+    """Cut a manifest into partitions; parameters and errors are those of `bag_of`."""
+    check_rows(manifest)
     bounds = partition_bytes, partition_instances
     unbounded = partition_bytes is None and instances == HEADER_INSTANCES
     size = sys.maxsize if unbounded else PARTITION_BYTES
-    pieces = manifest.pieces(
+    return manifest.pieces(
         size_in_bytes(size if partition_bytes is None else partition_bytes),
         instances if partition_instances is None else partition_instances,
         most=PARTITIONS if bounds == (None, None) else None,
         whole_series=whole_series,
     )
-    name = f"{name}-{tokenize(manifest, task, bounds, instances, carried)}"
-    graph: Any = {(name, i): (task, piece) for i, piece in enumerate(pieces)}
-    if carried is not None:
-        values = texts_of(manifest, carried)
-        for i, piece in enumerate(pieces):
-            graph[name, i] = (task, piece, tuple(islice(values, len(piece))))
+
+
+def check_rows(manifest: Manifest) -> None:
+    """Refuse a manifest without rows.
+
+    Raises
+    ------
+    EmptySelection
+        It has none.
+    """
+    if not len(manifest):
+        msg = f"nothing to read: no series is selected ({manifest.origin})"
+        raise EmptySelection(msg)
+
+
+def bag_from(
+    tasks: Sequence[tuple[Any, ...]], name: str, *, collect: bool
+) -> InstanceBag:
+    """Give a bag of tasks: a callable and what it takes, one for each partition.
+
+    Where `collect`, each gives an `Outcome`, and failures become a bag beside.
+    """
+    graph: Any = {(name, i): task for i, task in enumerate(tasks)}
     if not collect:
-        return InstanceBag(graph, name, len(pieces))
+        return InstanceBag(graph, name, len(tasks))
     results, failures = f"results-of-{name}", f"failures-of-{name}"
     for part, field in ((results, 0), (failures, 1)):
-        for i in range(len(pieces)):
+        for i in range(len(tasks)):
             graph[part, i] = (operator.itemgetter(field), (name, i))
-    bag = InstanceBag(graph, results, len(pieces))
-    bag.failures = InstanceBag(graph, failures, len(pieces))
+    bag = InstanceBag(graph, results, len(tasks))
+    bag.failures = InstanceBag(graph, failures, len(tasks))
     return bag
 
 

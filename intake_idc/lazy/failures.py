@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 from intake_idc.errors import (
+    AccessDenied,
     DicomReadError,
     GeometryError,
     IDCError,
     IntegrityError,
+    ObjectChanged,
     ObjectNotFound,
     RequestError,
     StorageError,
@@ -54,8 +56,8 @@ class Failure:
     """The object; None where the series could not be listed, or is meant as a whole."""
     kind: str
     """What is wrong: the kind of a `DicomReadError`, the verdict of a
-    `GeometryError`, ``"not found"``, ``"storage"``, ``"integrity"``, or the name of
-    an exception of the caller's own."""
+    `GeometryError`, ``"not found"``, ``"denied"``, ``"changed"``, ``"storage"``,
+    ``"integrity"``, or the name of an exception of the caller's own."""
     reason: str
     """The message of the error."""
     attempts: int
@@ -152,6 +154,8 @@ def _kind(error: Exception) -> str:
         return error.verdict
     for kind, name in (
         (ObjectNotFound, "not found"),
+        (AccessDenied, "denied"),
+        (ObjectChanged, "changed"),
         (StorageError, "storage"),
         (IntegrityError, "integrity"),
     ):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
 from intake_idc import dicom, volume
-from intake_idc.errors import GeometryError, IntegrityError
+from intake_idc.errors import GeometryError, IntegrityError, RequestError
 from intake_idc.lazy.objects import DicomObject
 from intake_idc.storage import Instance, each
 
@@ -26,13 +26,35 @@ if TYPE_CHECKING:
     from intake_idc.manifest import Part
     from intake_idc.storage import Mirror
 
-__all__ = ["Block", "Described", "Held", "described", "held", "load", "stored_dtype"]
+__all__ = [
+    "Block",
+    "Described",
+    "Held",
+    "ReadSeries",
+    "Values",
+    "Wish",
+    "bare",
+    "described",
+    "held",
+    "load",
+    "plane_of",
+    "scales_of",
+    "stored_dtype",
+    "to_numpy",
+]
 
 WHOLE_BYTES = 16 * 1024**2
 """An object up to this comes in one request where most of its frames are wanted; a
 larger one in ranges, side by side."""
 
-_OF_SERIES = ("SeriesInstanceUID", "StudyInstanceUID", "PatientID", "Modality")
+_OF_SERIES = (
+    "SeriesInstanceUID",
+    "StudyInstanceUID",
+    "PatientID",
+    "Modality",
+    "DoseType",
+    "DoseSummationType",
+)
 _OF_VALUES = ("RescaleType", "Units", "DoseUnits")
 _PLACE = ("position", "orientation", "pixel_spacing", "rows", "columns")
 
@@ -53,7 +75,7 @@ class Held(NamedTuple):
     """As in `Described`."""
     about: Mapping[str, Any]
     """As in `Described`."""
-    frames: Mapping[int, npt.NDArray[Any]]
+    frames: dict[int, npt.NDArray[Any]]
     """Stored values of the frames that have a place, by number."""
 
 
@@ -132,11 +154,15 @@ def _decoded(
         url,
         read_many=lambda ranges: [data[a:b] for a, b in ranges],
     )
-    raw = dicom.read_frames(index, frames, lambda ranges: [data[a:b] for a, b in ranges])
+    raw = dicom.read_frames(
+        index, frames, lambda ranges: [data[a:b] for a, b in ranges]
+    )
     if len(frames) == 1:
         yield dicom.decode(index, next(iter(raw)), frames[0], rgb=rgb)
         return
-    yield from each(partial(_decode, index=index, rgb=rgb), zip(raw, frames, strict=True))
+    yield from each(
+        partial(_decode, index=index, rgb=rgb), zip(raw, frames, strict=True)
+    )
 
 
 def _decode(
@@ -185,10 +211,8 @@ class Block:
     """Of the block; ``(slice, row, column)`` and what stands around it."""
     plane: tuple[int, ...]
     """Of one slice."""
-    stored: str
-    """Dtype of stored values."""
-    dtype: str
-    """Dtype of the block."""
+    values: Values
+    """What becomes of stored values."""
     scales: tuple[tuple[float, float], ...] = ()
     """Slope and intercept of each slice, where it is rescaled."""
 
@@ -209,8 +233,11 @@ def load(block: Block) -> npt.NDArray[Any]:
         An object cannot be read, or not decoded.
     IntegrityError
         An object is not what its header said when the volume was made.
+    GeometryError
+        Values do not fit the dtype.
     """
-    out = np.empty((math.prod(block.shape) // math.prod(block.plane), *block.plane), block.dtype)
+    slices = math.prod(block.shape) // math.prod(block.plane)
+    out = np.empty((slices, *block.plane), block.values.dtype)
     for _ in each(partial(_fill, block=block, out=out), range(len(block.objects))):
         pass
     return out.reshape(block.shape)
@@ -227,35 +254,167 @@ def _fill(number: int, block: Block, out: npt.NDArray[Any]) -> None:
         frames = found.frames(wanted, rgb=rgb)
     for (_, at), frame in zip(block.frames[number], frames, strict=True):
         scale = block.scales[at] if block.scales else None
-        put(out, at, frame, np.dtype(block.stored), scale, found.url)
+        block.values.put(out, at, frame, scale, found.url)
 
 
-def put(
-    out: npt.NDArray[Any],
-    at: int,
-    frame: npt.NDArray[Any],
-    stored: np.dtype[Any],
-    scale: tuple[float, float] | None,
-    url: str,
-) -> None:
-    """Put a frame into its place, rescaled where there is a scale.
+@dataclass(frozen=True)
+class Values:
+    """What becomes of the stored values of a volume."""
 
-    Raises
-    ------
-    IntegrityError
-        It is of another size or type than its header said.
-    GeometryError
-        It holds values beyond its Bits Stored, which do not fit the output.
-    """
-    if frame.shape != out.shape[1:] or not np.can_cast(frame.dtype, stored, "safe"):
-        msg = (
-            f"{url}: a frame of {frame.shape} {frame.dtype} where the header says "
-            f"{out.shape[1:]} {stored}"
-        )
-        raise IntegrityError(msg, url=url)
-    out[at] = frame if scale is None else volume.rescale(frame, *scale, out.dtype)
+    stored: str
+    """Dtype of the stored values."""
+    working: str
+    """Dtype in which they are rescaled; of stored values, where they are not."""
+    dtype: str
+    """Dtype of the volume."""
+
+    def put(
+        self,
+        out: npt.NDArray[Any],
+        at: int,
+        frame: npt.NDArray[Any],
+        scale: tuple[float, float] | None,
+        url: str,
+    ) -> None:
+        """Put a frame into its place, rescaled where there is a scale.
+
+        Raises
+        ------
+        IntegrityError
+            It is of another size or type than its header said.
+        GeometryError
+            It holds values that do not fit.
+        """
+        plane = out.shape[1:]
+        if frame.shape != plane or not np.can_cast(frame.dtype, self.stored, "safe"):
+            msg = (
+                f"{url}: a frame of {frame.shape} {frame.dtype} where {plane} "
+                f"{np.dtype(self.stored)} was due by its header"
+            )
+            raise IntegrityError(msg, url=url)
+        values = frame
+        if scale is not None:
+            values = volume.rescale(frame, *scale, self.working)
+        if out.dtype.kind in "iu" and not np.can_cast(values.dtype, out.dtype, "safe"):
+            limits = np.iinfo(out.dtype)
+            low, high = values.min(), values.max()
+            if low < limits.min or high > limits.max:
+                reason = f"values from {low} to {high}"
+                msg = f"{url}: {reason} do not fit {out.dtype}"
+                raise GeometryError(msg, reasons=(reason,), url=url)
+        out[at] = values
 
 
 def bare(part: Part) -> Part:
     """Give the series of a part, without what only its listing needs."""
     return replace(part, objects=None, only=None, first_instance=0, last_instance=None)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a volume is wanted."""
+
+    rescale: bool = False
+    """In output units."""
+    dtype: str | None = None
+    """Of the array; None is what the headers ask for."""
+    name: str = "volume"
+    """Of the array."""
+    chunk_bytes: int | None = None
+    """Bytes of a chunk."""
+
+    def values(self, stack: volume.Stack) -> Values:
+        """Say what becomes of the stored values of a stack.
+
+        Raises
+        ------
+        RequestError
+            A dtype of whole numbers is wanted, and what is rescaled is not whole.
+        """
+        stored = stored_dtype(stack)
+        natural = stored
+        if self.rescale:
+            natural = volume.rescaled_dtype(
+                stored, stack.slopes, stack.intercepts, bits=stack.bits_stored
+            )
+        dtype = natural if self.dtype is None else np.dtype(self.dtype)
+        if not np.can_cast(natural, dtype, "same_kind") and dtype.kind != "u":
+            msg = f"these values are {natural}; they cannot be given as {dtype}"
+            raise RequestError(msg, dtype=str(dtype))
+        if natural.kind == "f" and dtype.kind == "u":
+            msg = f"these values are {natural}; they cannot be given as {dtype}"
+            raise RequestError(msg, dtype=str(dtype))
+        # More digits than are needed are computed with, fewer are not.
+        finer = dtype.kind == "f" and np.can_cast(natural, dtype, "safe")
+        return Values(stored.str, (dtype if finer else natural).str, dtype.str)
+
+
+@dataclass(frozen=True)
+class ReadSeries:
+    """The objects of a series, and what was read of them."""
+
+    objects: Sequence[DicomObject]
+    """In order."""
+    read: Sequence[Described] | Sequence[Held]
+    """Of each."""
+
+    @cached_property
+    def by_place(self) -> dict[tuple[int, int], volume.Slice]:
+        """Every slice, by the number of its object and that of its frame."""
+        slices = (one for own in self.read for one in own.slices)
+        return {(one.index, one.frame): one for one in slices}
+
+    def arrange(self, *, strict: bool) -> volume.Arrangement:
+        """Sort the slices into stacks; see `intake_idc.volume.arrange`."""
+        slices = (one for own in self.read for one in own.slices)
+        return volume.arrange(slices, strict=strict)
+
+    def ordered(self, stack: volume.Stack) -> list[volume.Slice]:
+        """Give the slices of a stack, in order."""
+        places = zip(stack.order, stack.frames, strict=True)
+        return [self.by_place[place] for place in places]
+
+    def attrs(self) -> dict[str, Any]:
+        """Say which series it is."""
+        about = self.read[0].about
+        found = {name: about[name] for name in _OF_SERIES if about[name] is not None}
+        found["crdc_series_uuid"] = self.objects[0].crdc_series_uuid
+        return found
+
+
+def plane_of(stack: volume.Stack) -> tuple[int, ...]:
+    """Give the shape of one slice: rows, columns, and samples where it has colour."""
+    plane = stack.shape[-2:]
+    return plane if stack.samples == 1 else (*plane, stack.samples)
+
+
+def scales_of(stack: volume.Stack, wish: Wish) -> tuple[tuple[float, float], ...]:
+    """Give slope and intercept of each slice; nothing where it is not rescaled."""
+    pairs = zip(stack.slopes, stack.intercepts, strict=True)
+    return tuple(pairs) if wish.rescale else ()
+
+
+def to_numpy(series: ReadSeries, stack: volume.Stack, wish: Wish) -> npt.NDArray[Any]:
+    """Take what was read of a stack, and put it into one array.
+
+    Raises
+    ------
+    IntegrityError, GeometryError, RequestError
+        As `Values.put` and `Wish.values`.
+    """
+    values, scales = wish.values(stack), scales_of(stack, wish)
+    places = list(zip(stack.order, stack.frames, strict=True))
+    plane = plane_of(stack)
+    out = np.empty((len(places), *plane), values.dtype)
+
+    def place(at: int) -> None:
+        index, frame = places[at]
+        found = cast("Held", series.read[index])
+        scale = scales[at] if scales else None
+        url = series.objects[index].url
+        # Taken out, so that the volume is not held twice.
+        values.put(out, at, found.frames.pop(frame), scale, url)
+
+    for _ in each(place, range(len(places))):
+        pass
+    return out.reshape(*stack.shape[:-2], *plane)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from intake_idc.dicom import Dataset, FrameIndex
+    from intake_idc.lazy.opened import ObjectFile
     from intake_idc.storage import Instance, Mirror
 
 __all__ = ["DicomObject", "Source"]
@@ -31,10 +32,15 @@ KEPT_INDEXES = 64
 
 
 class Source:
-    """Ranges of an object: by requests, or, of a small one, out of its bytes."""
+    """Ranges of an object: by requests, or, of a small one, out of its bytes.
 
-    def __init__(self, instance: Instance, mirror: Mirror) -> None:
-        self._ranged = Ranged(instance, mirror)
+    With ``known``, the first range is held against the version that was listed, too.
+    """
+
+    def __init__(
+        self, instance: Instance, mirror: Mirror, *, known: bool = False
+    ) -> None:
+        self._ranged = Ranged(instance, mirror, known=known)
         self._data: bytes | None = None
         if instance.size <= SMALL_BYTES:
             self._data = read_instance(instance, mirror)
@@ -99,6 +105,16 @@ class DicomObject:
             Another number of bytes came than was listed.
         """
         return read_instance(self.instance, self.mirror)
+
+    def open(self) -> ObjectFile:
+        """Open it as a file: seekable, read by ranges, of the version that was listed.
+
+        For libraries that take a file. Nothing is read yet, and the file travels as
+        the object and the position.
+        """
+        from intake_idc.lazy.opened import ObjectFile
+
+        return ObjectFile(self)
 
     def header(self) -> Dataset:
         """Read everything before the pixel data.

@@ -20,14 +20,23 @@ from intake_idc.lazy.failures import (
     failure_of,
     leave_out,
 )
+from intake_idc.lazy.levels import CHUNK_BYTES
 from intake_idc.lazy.objects import DicomObject
+from intake_idc.lazy.slides import Slide, slide_of
 from intake_idc.storage import each, instances
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy.typing as npt
+    import pyarrow as pa
+    from xarray import DataArray, DataTree
+
     from intake_idc.dicom import Dataset
     from intake_idc.lazy.bags import InstanceBag, InstanceItem
     from intake_idc.manifest import Manifest, Part, Piece
     from intake_idc.storage import Mirror
+    from intake_idc.volume import Grid
 
 __all__ = ["Delayed", "Series", "delayed_series", "map_series", "reduced"]
 
@@ -83,6 +92,77 @@ class Series:
         """
         read = DicomObject.header if headers_only else DicomObject.dataset
         return list(each(read, self.objects()))
+
+    def to_slide(self, *, rgb: bool = True, chunk_bytes: int = CHUNK_BYTES) -> Slide:
+        """Give its objects, of whole slide microscopy, as a slide; see `slide_of`."""
+        return slide_of(self.objects(), rgb=rgb, chunk_bytes=chunk_bytes)
+
+    def headers(self, tags: str | Sequence[str]) -> pa.Table:
+        """Read header values of its objects: rows, in the order of their keys.
+
+        Columns and types are those of `Cohort.headers`.
+
+        Raises
+        ------
+        DicomReadError
+            An object cannot be read as DICOM, or a value is not what the dictionary
+            says.
+        RequestError
+            A tag is no DICOM keyword, or has no plain value.
+        StorageError
+            An object cannot be read.
+        """
+        from intake_idc.lazy.headers import ReadHeaders, tag_names
+
+        return ReadHeaders(self.mirror, tag_names(tags)).table([self.part])
+
+    def to_masks(
+        self,
+        *,
+        like: DataArray | Grid | None = None,
+        segments: int | str | Iterable[int | str] | None = None,
+        combine: bool = False,
+        rescale: bool = True,
+    ) -> DataArray:
+        """Give its masks, where it is of segmentations; see `lazy.to_masks`."""
+        from intake_idc.lazy.segmentations import to_masks
+
+        return to_masks(
+            self.objects(),
+            like=like,
+            segments=segments,
+            combine=combine,
+            rescale=rescale,
+            idc_version=self.idc_version,
+        )
+
+    def to_volume(
+        self,
+        *,
+        rescale: bool = False,
+        dtype: npt.DTypeLike | None = None,
+        strict: bool = True,
+        compute: bool = True,
+        chunk_bytes: int | str | None = None,
+        name: str = "volume",
+    ) -> DataArray | DataTree:
+        """Read it as a volume with coordinates in mm: at once, each object one time.
+
+        Parameters and errors are those of `intake_idc.lazy.to_volume`, but that
+        ``compute=False`` has to be asked for here.
+        """
+        from intake_idc.lazy.volumes import to_volume
+
+        return to_volume(
+            self.objects(),
+            rescale=rescale,
+            dtype=dtype,
+            strict=strict,
+            compute=compute,
+            chunk_bytes=chunk_bytes,
+            name=name,
+            idc_version=self.idc_version,
+        )
 
 
 @dataclass(frozen=True)

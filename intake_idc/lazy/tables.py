@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from intake_idc.lazy.bags import size_in_bytes
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-__all__ = ["arrow_frame", "file_frame", "frame"]
+__all__ = ["Frame", "arrow_frame", "file_frame", "frame"]
+
+Frame: TypeAlias = "dd.DataFrame"
+"""A `dask.dataframe.DataFrame`, as rooms name it that do not meet Dask."""
 
 
 def frame(table: pa.Table, rows: int = 100_000) -> dd.DataFrame:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from intake_idc import display
@@ -287,7 +287,8 @@ class Manifest:
         max_bytes, max_instances : int
             What a piece may hold.
         most : int, optional
-            Pieces that there may be; the bounds grow until there are no more.
+            Pieces that there may be, at least 1; the bounds grow until there are no
+            more.
         whole_series : bool
             A series is never cut, and one that is larger is a piece of its own.
 
@@ -296,12 +297,20 @@ class Manifest:
         RequestError
             A bound is not positive.
         """
-        grouped = partial(group_runs, self._weights(), whole_series=whole_series)
-        groups = grouped(max_bytes, max_instances)
-        while most is not None and len(groups) > max(most, 1):
-            factor = max(2, len(groups) // max(most, 1))
-            max_bytes, max_instances = max_bytes * factor, max_instances * factor
-            groups = grouped(max_bytes, max_instances)
+        weights = self._weights()
+        factor = 1
+        if most is not None:
+            # Pieces of these bounds would be at least so many times too many.
+            held_bytes = sum(weight.size for weight in weights)
+            held_instances = sum(weight.instances or 1 for weight in weights)
+            room = max_bytes * most, max_instances * most
+            factor = max(1, held_bytes // room[0], held_instances // room[1])
+        while True:
+            bounds = max_bytes * factor, max_instances * factor
+            groups = group_runs(weights, *bounds, whole_series=whole_series)
+            if most is None or len(groups) <= most:
+                break
+            factor += max(1, factor // 4)
         lean = self.strip().table.combine_chunks()
         if not {OBJECTS, ONLY} & set(lean.column_names):
             try:

@@ -7,12 +7,11 @@ to list, check and read its series.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
-
-import numpy as np
 
 from intake_idc.arrow import numpy_of, one, pack_uuids, packed_bytes
 from intake_idc.manifest.parts import Part
@@ -20,6 +19,7 @@ from intake_idc.manifest.parts import Part
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import numpy as np
     import pyarrow as pa
 
     from intake_idc.manifest.cutting import Run
@@ -28,13 +28,18 @@ __all__ = ["Packed", "Piece"]
 
 UNKNOWN = -1
 """Stands for a null: counts, sizes and places are never below 0."""
-EXACT = np.dtype(
-    [("uuid", "V16"), ("bucket", "u1"), ("count", "<i4"), ("size", "<i8")]
-)
+EXACT = (("uuid", "V16"), ("bucket", "u1"), ("count", "<i4"), ("size", "<i8"))
 """A series: ``crdc_series_uuid``, the place of its bucket in a list, instances and
 bytes of the whole series."""
-ROUNDED = np.dtype([*EXACT.descr, ("tolerance", "<i4")])
+ROUNDED = (*EXACT, ("tolerance", "<i4"))
 """The same, and the bytes by which the size may be off."""
+
+
+@functools.cache
+def _record(*, exact: bool) -> np.dtype[Any]:
+    import numpy as np
+
+    return np.dtype(list(EXACT if exact else ROUNDED))
 
 
 @dataclass(frozen=True)
@@ -52,20 +57,18 @@ class Piece:
     end)."""
 
     def __len__(self) -> int:
-        return len(self.records) // self._type.itemsize
+        return len(self.records) // _record(exact=self.exact).itemsize
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By place and not by name: half as many bytes.
         return Piece, (self.buckets, self.records, self.exact, self.runs)
 
-    @property
-    def _type(self) -> np.dtype[Any]:
-        return EXACT if self.exact else ROUNDED
-
     def parts(self) -> Iterator[Part]:
         """Give each row as plain values; see `Manifest.parts`."""
+        import numpy as np
+
         runs = {row: (first, last) for row, first, last in self.runs}
-        rows = np.frombuffer(self.records, self._type).tolist()
+        rows = np.frombuffer(self.records, _record(exact=self.exact)).tolist()
         for row, (uuid, bucket, count, size, *tolerance) in enumerate(rows):
             first, last = runs.get(row, (0, UNKNOWN))
             yield Part(
@@ -107,20 +110,23 @@ class Packed:
         sizes: Sequence[int | None],
         tolerances: Sequence[int],
     ) -> None:
+        import numpy as np
+
         uuids, right = pack_uuids(one(table.column("crdc_series_uuid")))
         encoded = one(table.column("aws_bucket")).dictionary_encode()
         self._buckets = tuple(encoded.dictionary.to_pylist())
         if not right.all() or len(self._buckets) > 256:  # noqa: PLR2004
             msg = "rows that cannot be packed"
             raise ValueError(msg)
-        rows = np.zeros(len(counts), ROUNDED)
+        rows = np.zeros(len(counts), _record(exact=False))
         rows["uuid"] = np.frombuffer(packed_bytes(uuids), "V16")
         rows["bucket"] = numpy_of(encoded.indices)
         rows["count"] = [UNKNOWN if n is None else n for n in counts]
         rows["size"] = [UNKNOWN if n is None else n for n in sizes]
         rows["tolerance"] = tolerances
         self._rounded = rows
-        self._exact = rows[list(EXACT.names or ())].astype(EXACT)
+        names = [name for name, _ in EXACT]
+        self._exact = rows[names].astype(_record(exact=True))
 
     def piece(self, group: Sequence[Run]) -> Piece:
         """Give neighbouring runs as a value of their own."""

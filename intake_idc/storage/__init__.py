@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from intake_idc.errors import WrongSize
-from intake_idc.storage.engine import Store, Stored, filesystem, open_store
+from intake_idc.storage.engine import Stored
+from intake_idc.storage.filesystems import filesystem
 from intake_idc.storage.listing import Instance, instances
 from intake_idc.storage.mirror import (
     EngineName,
@@ -15,11 +16,13 @@ from intake_idc.storage.mirror import (
 from intake_idc.storage.pool import REQUESTS, each
 from intake_idc.storage.ranged import Ranged
 from intake_idc.storage.saving import save
+from intake_idc.storage.store import IN_FLIGHT, Store, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "IN_FLIGHT",
     "REQUESTS",
     "EngineName",
     "Instance",
@@ -50,9 +53,9 @@ def chunks(instance: Instance, mirror: Mirror) -> Iterator[bytes]:
     """
     store = open_store(mirror, instance.part.aws_bucket)
     if instance.size <= HELD_WHOLE:
-        yield store.read(instance.key)
+        yield _whole(store, instance)
     else:
-        yield from store.stream(instance.key)
+        yield from store.stream(instance.key, instance.etag)
 
 
 def read_instance(instance: Instance, mirror: Mirror) -> bytes:
@@ -62,11 +65,19 @@ def read_instance(instance: Instance, mirror: Mirror) -> bytes:
     ------
     WrongSize
         The store gave more or fewer bytes than it had listed.
+    ObjectChanged
+        It is another object than was listed.
     StorageError
         The object cannot be read.
     """
-    data = open_store(mirror, instance.part.aws_bucket).read(instance.key)
+    data = _whole(open_store(mirror, instance.part.aws_bucket), instance)
     if len(data) != instance.size:
         msg = f"{instance.url}: got {len(data)} bytes, listed were {instance.size}"
         raise WrongSize(msg, url=instance.url, got=len(data), expected=instance.size)
     return data
+
+
+def _whole(store: Store, instance: Instance) -> bytes:
+    # What tells no tag with the bytes would cost a request for it.
+    etag = instance.etag if store.tells else None
+    return store.read(instance.key, etag=etag)

@@ -1,29 +1,50 @@
-"""Engines: what carries bytes out of one bucket, behind one small protocol."""
+"""Engines: what asks one bucket once, behind one small protocol."""
 
 from __future__ import annotations
 
-import functools
-import os
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from intake_idc.errors import ObjectNotFound, StorageError
+from intake_idc.errors import (
+    AccessDenied,
+    IDCError,
+    ObjectChanged,
+    ObjectNotFound,
+    StorageError,
+)
+from intake_idc.storage.web import seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from fsspec import AbstractFileSystem
+__all__ = [
+    "CHUNK",
+    "CONNECT_SECONDS",
+    "NOWHERE",
+    "OWN_HOSTS",
+    "Answer",
+    "Engine",
+    "Stored",
+    "check_range",
+    "check_same",
+    "check_status",
+    "elsewhere",
+    "translated",
+]
 
-    from intake_idc.storage.mirror import Mirror
-
-__all__ = ["Store", "Stored", "filesystem", "open_store"]
-
-CONNECTIONS = 64
-"""Connections that a store keeps open; s3fs stops at 10 unless told."""
 CHUNK = 1 << 20
 """Bytes that are held at once when an object is streamed."""
+CONNECT_SECONDS = 5.0
+"""Seconds to connect in."""
+OWN_HOSTS = {"s3": ".amazonaws.com", "gs": ".googleapis.com"}
+"""Hosts of the public stores, among which an answer may lead."""
+NOWHERE = "127.0.0.1:0"
+"""An address that cannot be: what is sent there fails, and the error names it."""
+UNSEEN_WAIT = 5
+"""Seconds to leave a store alone that says "too many requests", where the transport
+does not let us see for how long."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +60,25 @@ class Stored:
     a file; None where the store tells neither."""
 
 
-class Store(Protocol):
-    """Reads one bucket of one mirror. Methods may be called from many threads.
+class Answer(NamedTuple):
+    """Some bytes of an object, and of which version of it they are."""
 
-    Whatever the transport raises arrives as `ObjectNotFound` or `StorageError`.
+    data: bytes
+    """The bytes."""
+    etag: str | None
+    """Entity tag; None where the engine does not tell it with the bytes."""
+    total: int | None = None
+    """Bytes of the whole object, where they came with a range."""
+
+
+class Engine(Protocol):
+    """Asks one bucket of one mirror, each time once. Threads may share it.
+
+    Whatever the transport raises arrives as `StorageError` or a kind of it.
     """
+
+    tells: bool
+    """Whether an answer says of which version its bytes are."""
 
     def list(self, prefix: str) -> list[Stored]:
         """List the objects below a prefix, in order of their keys."""
@@ -51,240 +86,159 @@ class Store(Protocol):
     def folders(self, prefix: str) -> tuple[str, ...]:
         """Give the names of the folders right below a prefix, sorted."""
 
-    def read(
-        self, key: str, start: int = 0, stop: int | None = None, etag: str | None = None
-    ) -> bytes:
-        """Read bytes ``start`` to ``stop`` (None: the end); fewer if it ends before.
+    def get(self, key: str, start: int, stop: int | None) -> Answer:
+        """Read bytes ``start`` to ``stop`` (None: the end); fewer if it ends before."""
 
-        With the tag that was listed, an object that is another by now is an error.
-        """
+    def pieces(self, key: str, start: int) -> Iterator[Answer]:
+        """Read an object from an offset to its end, piece by piece."""
 
-    def stream(self, key: str) -> Iterator[bytes]:
-        """Read a whole object in pieces of about a megabyte."""
+    def tag(self, key: str) -> str | None:
+        """Give the tag that an object has now."""
 
 
-def open_store(mirror: Mirror, aws_bucket: str) -> Store:
-    """Open the store of a bucket; one for each process, bucket and mirror."""
-    return _open(os.getpid(), mirror, mirror.bucket_root(aws_bucket))
-
-
-@functools.lru_cache(maxsize=64)
-def _open(_pid: int, mirror: Mirror, root: str) -> Store:
-    engine = mirror.engine
-    if engine is None:
-        # Signed access and unusual options are left to fsspec's file systems.
-        plain = mirror.anon and not mirror.storage_options
-        engine = "obstore" if mirror.scheme in ("s3", "gs") and plain else "fsspec"
-    return _Obstore(mirror, root) if engine == "obstore" else _Fsspec(mirror, root)
+_OK, _PARTIAL, _ELSEWHERE, _WRONG = 200, 206, 300, 400
+_DENIED, _UNKNOWN, _CHANGED = frozenset({401, 403}), frozenset({404, 410}), 412
+_TOO_MANY = 429
+_AGAIN = frozenset({408, _TOO_MANY, 500, 502, 503, 504})
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>(\w+)</Code>")
 
 
 @contextmanager
-def _translated(url: str) -> Iterator[None]:
+def translated(url: str) -> Iterator[None]:
     """Turn what a transport raises into this package's errors."""
     try:
         yield
-    except StorageError:
+    except IDCError:
         raise
-    except FileNotFoundError as error:
-        msg = f"no object at {url}"
-        raise ObjectNotFound(msg, url=url) from error
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else ""
-        msg = f"{url}: {type(error).__name__}: {reason}"
-        raise StorageError(msg, url=url) from error
+        raise _translation(error, url) from error
 
 
-def _check_same(url: str, listed: str | None, found: str | None) -> None:
-    """Hold the tag of what was read against the tag that was listed, if both are known.
+def _translation(error: Exception, url: str) -> StorageError:
+    for cause in _causes(error):
+        if isinstance(cause, StorageError):
+            # Raised within a transport, by what stops redirects.
+            return elsewhere(url)
+        status, wait = _status(cause)
+        if status is not None:
+            code = _CODE.search(str(cause))
+            return status_error(url, status, code[1] if code else "", wait)
+    text = str(error)
+    reason = text.splitlines()[0] if text else ""
+    if isinstance(error, FileNotFoundError):
+        return ObjectNotFound(f"no object at {url}", url=url)
+    if isinstance(error, PermissionError):
+        return AccessDenied(f"{url}: {reason or 'permission denied'}", url=url)
+    if f"{NOWHERE}," in text or "redirect without LOCATION" in text:
+        return elsewhere(url)
+    msg = f"{url}: {type(error).__name__}: {reason}"
+    final = isinstance(error, _OWN_FAULTS) or "non-partial response" in text
+    return StorageError(msg, url=url, transient=not final)
+
+
+_OWN_FAULTS = (ImportError, NotImplementedError, TypeError, IsADirectoryError)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Give an error and what led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def status_error(
+    url: str, status: int, reason: str = "", wait: str = ""
+) -> StorageError:
+    """Give the error for a status of HTTP, and for its ``Retry-After``."""
+    said = {"url": url, "status": status}
+    if status in _UNKNOWN:
+        return ObjectNotFound(f"no object at {url}", **said)
+    if status in _DENIED:
+        msg = f"{url}: the store denies access (status {status})"
+        return AccessDenied(msg, **said)
+    if status == _CHANGED:
+        return ObjectChanged(f"{url} changed while it was read", **said)
+    if _ELSEWHERE <= status < _WRONG:
+        return elsewhere(url, status=status)
+    again = status in _AGAIN
+    msg = f"{url}: the store answers {status}{f' ({reason})' if reason else ''}"
+    return StorageError(msg, **said, transient=again, retry_after=seconds_of(wait))
+
+
+def elsewhere(url: str, **details: Any) -> StorageError:
+    """Give the error for an answer that leads to another host."""
+    msg = f"{url}: the store leads to another host, which is not asked"
+    return StorageError(msg, url=url, transient=False, **details)
+
+
+def check_status(url: str, status: int, wait: str = "") -> None:
+    """Refuse an answer whose status says that it is no object.
 
     Raises
     ------
     StorageError
+        It does.
+    """
+    if not _OK <= status < _ELSEWHERE:
+        raise status_error(url, status, wait=wait)
+
+
+def _status(error: BaseException) -> tuple[int | None, str]:
+    """Find the status of HTTP in what a transport raised, and ``Retry-After``."""
+    found = getattr(error, "response", None)
+    if isinstance(found, dict) and "HTTPStatusCode" in found.get(
+        "ResponseMetadata", {}
+    ):
+        meta = found["ResponseMetadata"]
+        wait = meta.get("HTTPHeaders", {}).get("retry-after", "")
+        return int(meta["HTTPStatusCode"]), wait
+    if type(error).__name__ in ("ClientResponseError", "HttpError"):
+        # aiohttp's has a status, gcsfs's a code, which may be text.
+        value = str(getattr(error, "status", None) or getattr(error, "code", None))
+        headers = getattr(error, "headers", None) or {}
+        return int(value) if value.isdecimal() else None, headers.get("Retry-After", "")
+    match = _STATUS.search(str(error))
+    if match is None:
+        return None, ""
+    status = int(match[1])
+    return status, str(UNSEEN_WAIT) if status == _TOO_MANY else ""
+
+
+def check_range(
+    url: str, headers: Mapping[str, str], start: int, status: int | None = None
+) -> int | None:
+    """Refuse an answer to a range that is not of it; give the size of the object.
+
+    Raises
+    ------
+    StorageError
+        The server did not heed the range: it gave the whole, or a page.
+    """
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
+    if found is None or int(found[1]) != start:
+        said = f"status {status}" if status is not None else "no such range"
+        msg = f"{url}: a range was asked for, and the store answers with {said}"
+        raise StorageError(msg, url=url, transient=False)
+    return None if found[2] == "*" else int(found[2])
+
+
+def check_same(url: str, expected: str | None, found: str | None) -> None:
+    """Hold the tag of what was read against the one expected, if both are known.
+
+    Raises
+    ------
+    ObjectChanged
         They differ.
     """
-    if listed and found and _bare(listed) != _bare(found):
-        msg = f"{url} changed after it was listed: {listed}, now {found}; open it anew"
-        raise StorageError(msg, url=url)
+    if expected and found and _bare(expected) != _bare(found):
+        msg = (
+            f"{url} changed after it was listed or begun: it was {expected}, now "
+            f"{found}; list its series anew"
+        )
+        raise ObjectChanged(msg, url=url, expected=expected, got=found)
 
 
 def _bare(etag: str) -> str:
     # A front that compresses calls the same tag a weak one.
     return etag.removeprefix("W/").strip('"')
-
-
-class _Obstore:
-    """S3 and GCS through obstore: plain blocking calls, made from threads."""
-
-    def __init__(self, mirror: Mirror, root: str) -> None:
-        from obstore.store import GCSStore, S3Store
-
-        bucket, _, prefix = root.split("://", 1)[1].partition("/")
-        endpoint = mirror.endpoint_url
-        shared: dict[str, Any] = {
-            "prefix": prefix or None,
-            # Without it GCSStore asks the metadata address for credentials.
-            "skip_signature": True,
-            "client_options": {
-                "allow_http": bool(endpoint and endpoint.startswith("http://")),
-                "connect_timeout": timedelta(seconds=10),
-                # A server that has gone quiet; the whole may take longer than the
-                # default of 30 s, which fails on large objects.
-                "read_timeout": timedelta(seconds=60),
-                "timeout": timedelta(hours=1),
-            },
-            "retry_config": {
-                "max_retries": 6,
-                "retry_timeout": timedelta(seconds=90),
-                "backoff": {
-                    "init_backoff": timedelta(milliseconds=200),
-                    "max_backoff": timedelta(seconds=15),
-                    "base": 2,
-                },
-            },
-        }
-        self._root = root
-        self._store: S3Store | GCSStore
-        if mirror.scheme == "s3":
-            if endpoint:
-                shared["endpoint"] = endpoint
-            self._store = S3Store(bucket, region="us-east-1", **shared)
-        else:
-            if endpoint:
-                shared["base_url"] = endpoint
-            self._store = GCSStore(bucket, **shared)
-
-    def list(self, prefix: str) -> list[Stored]:
-        import obstore
-
-        with _translated(f"{self._root}/{prefix}"):
-            found = [
-                Stored(meta["path"], meta["size"], meta["e_tag"])
-                for chunk in obstore.list(self._store, prefix)
-                for meta in chunk
-            ]
-        return sorted(found, key=lambda stored: stored.key)
-
-    def folders(self, prefix: str) -> tuple[str, ...]:
-        import obstore
-
-        with _translated(f"{self._root}/{prefix}"):
-            found = obstore.list_with_delimiter(self._store, prefix or None)
-        names = (name.rsplit("/", 1)[-1] for name in found["common_prefixes"])
-        return tuple(sorted(names))
-
-    def read(
-        self, key: str, start: int = 0, stop: int | None = None, etag: str | None = None
-    ) -> bytes:
-        import obstore
-
-        url = f"{self._root}/{key}"
-        options: Any = None
-        if start or stop is not None:
-            options = {"range": {"offset": start} if stop is None else (start, stop)}
-        with _translated(url):
-            found = obstore.get(self._store, key, options=options)
-            _check_same(url, etag, found.meta["e_tag"])
-            return bytes(found.bytes())
-
-    def stream(self, key: str) -> Iterator[bytes]:
-        import obstore
-
-        with _translated(f"{self._root}/{key}"):
-            for chunk in obstore.get(self._store, key).stream(min_chunk_size=CHUNK):
-                yield bytes(chunk)
-
-
-class _Fsspec:
-    """Any place that fsspec reads."""
-
-    def __init__(self, mirror: Mirror, root: str) -> None:
-        self._filesystem = filesystem(mirror)
-        # Called "private" and documented for whoever uses a file system by URL.
-        strip = self._filesystem._strip_protocol  # noqa: SLF001
-        self._root = str(strip(root)).rstrip("/")
-
-    def list(self, prefix: str) -> list[Stored]:
-        folder = f"{self._root}/{prefix}".rstrip("/")
-        with _translated(f"{self._root}/{prefix}"):
-            found = self._filesystem.find(folder, detail=True)
-        cut = len(self._root) + 1
-        return sorted(
-            (
-                Stored(path[cut:], int(info["size"]), _tag(info))
-                for path, info in found.items()
-            ),
-            key=lambda stored: stored.key,
-        )
-
-    def folders(self, prefix: str) -> tuple[str, ...]:
-        folder = f"{self._root}/{prefix}".rstrip("/")
-        with _translated(f"{self._root}/{prefix}"):
-            found = self._filesystem.ls(folder, detail=True)
-        names = [info["name"] for info in found if info["type"] == "directory"]
-        return tuple(sorted(name.rstrip("/").rsplit("/", 1)[-1] for name in names))
-
-    def read(
-        self, key: str, start: int = 0, stop: int | None = None, etag: str | None = None
-    ) -> bytes:
-        path = f"{self._root}/{key}"
-        part = {} if start == 0 and stop is None else {"start": start, "end": stop}
-        with _translated(path):
-            data = bytes(self._filesystem.cat_file(path, **part))
-            if etag is not None:
-                # fsspec does not say of what it read; so what is there afterwards.
-                _check_same(path, etag, _tag(self._filesystem.info(path)))
-            return data
-
-    def stream(self, key: str) -> Iterator[bytes]:
-        path = f"{self._root}/{key}"
-        with (
-            _translated(path),
-            self._filesystem.open(
-                path, "rb", block_size=8 * CHUNK, cache_type="readahead"
-            ) as file,
-        ):
-            while chunk := file.read(CHUNK):
-                yield chunk
-
-
-def _tag(info: Mapping[str, Any]) -> str | None:
-    """Give the tag of an object, as a web server makes one of a file's state."""
-    if "ino" in info:
-        return f"{info['ino']:x}-{info['size']:x}-{info['mtime']}"
-    tag: str | None = info.get("ETag")
-    return tag
-
-
-def filesystem(mirror: Mirror) -> AbstractFileSystem:
-    """Give the fsspec file system of a mirror, with this package's settings.
-
-    gcsfs is entered by `gcsfs.core`: the class that gcsfs puts in the registry asks
-    every bucket for its type by gRPC first, which an anonymous user does not need
-    and which hangs for a minute wherever only HTTP is let through.
-    """
-    import fsspec
-
-    options: dict[str, Any] = dict(mirror.storage_options)
-    if mirror.scheme == "s3":
-        config = {"max_pool_connections": CONNECTIONS}
-        options = {
-            "anon": mirror.anon,
-            "endpoint_url": mirror.endpoint_url,
-            "config_kwargs": config,
-            # More than one makes every whole-object read ask HEAD first.
-            "max_concurrency": 1,
-            "use_listings_cache": False,
-            **options,
-        }
-        return fsspec.filesystem("s3", **options)
-    if mirror.scheme == "gs":
-        from gcsfs.core import GCSFileSystem
-
-        options = {
-            "token": "anon" if mirror.anon else None,
-            "endpoint_url": mirror.endpoint_url,
-            "use_listings_cache": False,
-            **options,
-        }
-        return GCSFileSystem(**options)
-    return fsspec.filesystem(mirror.scheme, **options)

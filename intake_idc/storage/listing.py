@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from intake_idc.errors import IntegrityError, ObjectNotFound
-from intake_idc.storage.engine import open_store
 from intake_idc.storage.pool import each
+from intake_idc.storage.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

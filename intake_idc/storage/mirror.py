@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from intake_idc import credentials
 from intake_idc.errors import MirrorError, nearest
 from intake_idc.manifest import gcs_bucket
+from intake_idc.storage.retrying import RETRY_SECONDS
 
 if TYPE_CHECKING:
     from intake_idc.manifest import Part
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["EngineName", "Mirror", "resolve_mirror"]
 
 EngineName = Literal["obstore", "fsspec"]
+
+READ_SECONDS = 30.0
+"""Seconds that a store may be silent in the middle of an answer."""
 
 MIRROR_VARIABLE = "INTAKE_IDC_MIRROR"
 """Environment variable that names the mirror where no argument does."""
@@ -51,6 +56,10 @@ class Mirror:
     """Whether requests go unsigned."""
     storage_options: tuple[tuple[str, Any], ...] = ()
     """Further arguments for the fsspec file system."""
+    read_timeout: float = READ_SECONDS
+    """Seconds that the store may be silent in the middle of an answer."""
+    retry_timeout: float = RETRY_SECONDS
+    """Seconds that a store is waited for which served before."""
 
     def __post_init__(self) -> None:
         credentials.refuse_in_url(self.root, "mirror")
@@ -83,6 +92,9 @@ class Mirror:
         options = dict(self.storage_options)
         if not self.anon:
             options["anon"] = False
+        for name, usual in _SECONDS.items():
+            if getattr(self, name) != usual:
+                options[name] = getattr(self, name)
         if options:
             arguments["storage_options"] = options
         return arguments
@@ -91,6 +103,8 @@ class Mirror:
         """Give the URL of a series' folder, with a slash at the end."""
         return f"{self.bucket_root(part.aws_bucket)}/{part.crdc_series_uuid}/"
 
+
+_SECONDS = {"read_timeout": READ_SECONDS, "retry_timeout": RETRY_SECONDS}
 
 AWS = Mirror("aws", "s3://{aws_bucket}")
 GCS = Mirror("gcs", "gs://{gcs_bucket}")
@@ -121,7 +135,9 @@ def resolve_mirror(
         What carries the bytes. obstore serves S3 and GCS, fsspec everything.
     storage_options : dict, optional
         Further arguments for the fsspec file system. Secrets are refused here;
-        ``{"anon": False}`` lets each process find its own credentials.
+        ``{"anon": False}`` lets each process find its own credentials. Of any mirror,
+        ``read_timeout`` (30) is the seconds that the store may be silent, and
+        ``retry_timeout`` (90) those that it is waited for once it has served.
     environment : bool
         Whether an endpoint that nothing names is looked for in the environment. What
         is written down for others leaves it out.
@@ -140,6 +156,7 @@ def resolve_mirror(
         if not isinstance(anon, bool):
             msg = f"anon is True or False; got {anon!r}"
             raise MirrorError(msg)
+    seconds = {name: _seconds(name, given) for name in _SECONDS if name in given}
     endpoint_url = endpoint_url or given.pop("endpoint_url", None)
     credentials.refuse_in_options(given)
     options |= given
@@ -166,7 +183,18 @@ def resolve_mirror(
         engine=carrier,
         anon=anon,
         storage_options=tuple(sorted(options.items())),
+        read_timeout=seconds.get("read_timeout", found.read_timeout),
+        retry_timeout=seconds.get("retry_timeout", found.retry_timeout),
     )
+
+
+def _seconds(name: str, given: dict[str, Any]) -> float:
+    value = given.pop(name)
+    usable = isinstance(value, int | float) and not isinstance(value, bool)
+    if not usable or not 0 < value < math.inf:
+        msg = f"{name} is a number of seconds, more than 0; got {value!r}"
+        raise MirrorError(msg)
+    return float(value)
 
 
 def _named(mirror: object) -> str:

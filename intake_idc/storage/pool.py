@@ -9,6 +9,8 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
+from intake_idc.storage.retrying import abandon
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -16,7 +18,7 @@ __all__ = ["REQUESTS", "each"]
 
 REQUESTS = 32
 """Calls in flight in one process, and as many again for what they call: 16 to 64
-measure the same at 30 ms."""
+measure the same at 30 ms. Of requests there are never more than `store.IN_FLIGHT`."""
 LEVELS = 2
 """How deep `each` may call itself side by side: objects, and ranges of an object."""
 
@@ -63,6 +65,10 @@ def each(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    except KeyboardInterrupt:
+        # What waits to be tried again would hold up the end of the process.
+        abandon()
+        raise
     finally:
         for future in waiting:
             future.cancel()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from intake_idc.errors import StorageError
-from intake_idc.storage.engine import open_store
+from intake_idc.errors import StorageError, WrongSize
+from intake_idc.storage.engine import check_same
 from intake_idc.storage.pool import each
+from intake_idc.storage.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from intake_idc.storage.engine import Answer
     from intake_idc.storage.listing import Instance
     from intake_idc.storage.mirror import Mirror
 
@@ -25,39 +27,78 @@ FREE_REQUESTS = 64
 class Ranged:
     """Reads ranges of one object.
 
-    From the second range on, every one is held against the entity tag that was
-    listed: an object that is replaced in between is an error, and never a mixture. An
-    object that makes its reader ask again and again is given up.
+    Every range is held against the entity tag that was listed, or that the first one
+    had: an object that is replaced in between is an error, and never a mixture. Where
+    a file system does not tell the tag with the bytes, it is asked for it once after
+    each batch but the first. An object that makes its reader ask again and again is
+    given up.
+
+    Parameters
+    ----------
+    instance : Instance
+        The object, as it was listed.
+    mirror : Mirror
+        Where it is read.
+    known : bool
+        Something of it was read before, so that the first batch is not the first.
     """
 
-    def __init__(self, instance: Instance, mirror: Mirror) -> None:
+    def __init__(
+        self, instance: Instance, mirror: Mirror, *, known: bool = False
+    ) -> None:
         self.instance = instance
         self.requests = 0
         """Ranges that were asked for."""
         self._store = open_store(mirror, instance.part.aws_bucket)
         self._most = FREE_REQUESTS + 3 * (instance.size // FEWEST_BYTES)
+        self._etag = instance.etag
+        self._begun = known
 
     def read(self, start: int, stop: int) -> bytes:
-        """Give the bytes of one range.
+        """Give the bytes of one range; fewer only where the object ends.
 
         Raises
         ------
+        ObjectChanged
+            The object is another by now.
+        WrongSize
+            Another number of bytes came than the object has there.
         StorageError
-            They cannot be read, or the object is another by now.
+            They cannot be read.
         """
-        self._count(1)
-        return self._read(start, stop, self.requests > 1)
+        return self.read_many([(start, stop)])[0]
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Give the bytes of some ranges, read side by side."""
-        if len(ranges) == 1:
-            return [self.read(*ranges[0])]
+        begun, self._begun = self._begun or len(ranges) > 1, True
         self._count(len(ranges))
-        return list(each(lambda one: self._read(*one, checked=True), ranges))
+        if len(ranges) == 1:
+            found = [self._one(ranges[0])]
+        else:
+            found = list(each(self._one, ranges))
+        for answer in found:
+            self._hold(answer.etag)
+        if found and begun and not self._store.tells and self._etag is not None:
+            self._hold(self._store.tag(self.instance.key))
+        return [answer.data for answer in found]
 
-    def _read(self, start: int, stop: int, checked: bool) -> bytes:
-        etag = self.instance.etag if checked else None
-        return self._store.read(self.instance.key, start, stop, etag)
+    def _one(self, wanted: tuple[int, int]) -> Answer:
+        start, stop = wanted
+        found = self._store.get(self.instance.key, start, stop)
+        expected = max(0, min(stop, self.instance.size) - start)
+        if len(found.data) != expected:
+            url, got = self.instance.url, len(found.data)
+            msg = (
+                f"{url}: got {got} bytes from {start} on, expected were {expected}; "
+                f"the object was listed with {self.instance.size}"
+            )
+            raise WrongSize(msg, url=url, got=got, expected=expected)
+        return found
+
+    def _hold(self, tag: str | None) -> None:
+        """Hold a tag against that of the version that is read; the first sets it."""
+        check_same(self.instance.url, self._etag, tag)
+        self._etag = self._etag or tag
 
     def _count(self, many: int) -> None:
         self.requests += many

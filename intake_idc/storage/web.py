@@ -202,7 +202,7 @@ class Web:
             time.sleep(left)
 
     def _leave_alone(self, answer: Answer) -> None:
-        seconds = _seconds(answer.wait)
+        seconds = seconds_of(answer.wait)
         if seconds > LONGEST_WAIT:
             msg = (
                 f"{self.root} answers {answer.status} and asks to be left alone for "
@@ -441,7 +441,7 @@ def _bounded(response: http.client.HTTPResponse) -> bytes | None:
     return b"".join(pieces)
 
 
-def _seconds(text: str) -> float:
+def seconds_of(text: str) -> float:
     """Give the seconds of a ``Retry-After``: a number, or a date (RFC 9110, 10.2.3)."""
     if text.strip().isdecimal():
         return float(text)

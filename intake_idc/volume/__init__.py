@@ -9,6 +9,8 @@ the back, z to the head; PS3.3 C.7.6.2.1.1), in float64; indices run
 - `arrange` sorts the slices of a series into stacks, and says what is wrong.
 - `Grid` is a shape and an affine: from voxels to mm and back, RAS, NIfTI.
 - `from_index` gives the grid of a series from the index tables, with no object read.
+- `lattice` finds the grid of planes of which many are missing, and `place` puts them on
+  the voxels of another volume: those of a segmentation.
 - `rescaled_dtype` and `rescale` apply slopes and intercepts as exactly as they can.
 """
 
@@ -25,8 +27,10 @@ from intake_idc.volume.slices import (
     dose_slices,
     frame_slices,
 )
+from intake_idc.volume.sparse import Placement, lattice, place
 from intake_idc.volume.stacks import Stack
 from intake_idc.volume.verdict import Arrangement, Aside, arrange
+from intake_idc.volume.windowing import window
 
 __all__ = [
     "GROUPS",
@@ -36,14 +40,18 @@ __all__ = [
     "Aside",
     "Axis",
     "Grid",
+    "Placement",
     "Slice",
     "Stack",
     "arrange",
     "dose_slices",
     "frame_slices",
     "from_index",
+    "lattice",
     "lps_to_ras",
     "nifti_affine",
+    "place",
     "rescale",
     "rescaled_dtype",
+    "window",
 ]

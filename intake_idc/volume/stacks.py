@@ -236,6 +236,7 @@ def stack_of(slices: Sequence[Slice]) -> Stack:
 
 
 def tolerance(along: NDArray[np.float64]) -> float:
+    """Give how far apart slices may be that lie at one place, mm."""
     gaps = np.diff(np.sort(along))
     gaps = gaps[gaps > SAME_PLACE_MM]
     return max(SAME_PLACE_MM, SAME_PLACE * float(np.median(gaps)) if gaps.size else 0.0)

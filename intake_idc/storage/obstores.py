@@ -1,0 +1,126 @@
+"""S3 and GCS through obstore: plain blocking calls, made from threads."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from intake_idc.storage.engine import (
+    CHUNK,
+    CONNECT_SECONDS,
+    NOWHERE,
+    OWN_HOSTS,
+    Answer,
+    Stored,
+    translated,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from intake_idc.storage.mirror import Mirror
+
+__all__ = ["ObstoreEngine"]
+
+
+class ObstoreEngine:
+    """One bucket, anonymously."""
+
+    tells = True
+
+    def __init__(self, mirror: Mirror, root: str) -> None:
+        from obstore.store import GCSStore, S3Store
+
+        bucket, _, prefix = root.split("://", 1)[1].partition("/")
+        endpoint = mirror.endpoint_url
+        shared: dict[str, Any] = {
+            "prefix": prefix or None,
+            # Without it GCSStore asks the metadata address for credentials.
+            "skip_signature": True,
+            "client_options": {
+                "allow_http": bool(endpoint and endpoint.startswith("http://")),
+                "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+                # A server that has gone quiet; the whole may take longer than the
+                # default of 30 s, which fails on large objects.
+                "read_timeout": timedelta(seconds=mirror.read_timeout),
+                "timeout": timedelta(hours=1),
+                **_no_other_host(mirror),
+            },
+            # `retrying` tries again, for all engines alike.
+            "retry_config": {"max_retries": 0, "retry_timeout": timedelta(seconds=1)},
+        }
+        self._root = root
+        self._store: S3Store | GCSStore
+        if mirror.scheme == "s3":
+            if endpoint:
+                shared["endpoint"] = endpoint
+            self._store = S3Store(bucket, region="us-east-1", **shared)
+        else:
+            if endpoint:
+                shared["base_url"] = endpoint
+            self._store = GCSStore(bucket, **shared)
+
+    def list(self, prefix: str) -> list[Stored]:
+        """List the objects below a prefix, in order of their keys."""
+        import obstore
+
+        with translated(f"{self._root}/{prefix}"):
+            found = [
+                Stored(meta["path"], meta["size"], meta["e_tag"])
+                for chunk in obstore.list(self._store, prefix)
+                for meta in chunk
+            ]
+        return sorted(found, key=lambda stored: stored.key)
+
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        """Give the names of the folders right below a prefix, sorted."""
+        import obstore
+
+        with translated(f"{self._root}/{prefix}"):
+            found = obstore.list_with_delimiter(self._store, prefix or None)
+        names = (name.rsplit("/", 1)[-1] for name in found["common_prefixes"])
+        return tuple(sorted(names))
+
+    def get(self, key: str, start: int, stop: int | None) -> Answer:
+        """Read bytes ``start`` to ``stop``, in one request."""
+        import obstore
+
+        options: Any = None
+        if start or stop is not None:
+            options = {"range": {"offset": start} if stop is None else (start, stop)}
+        with translated(f"{self._root}/{key}"):
+            found = obstore.get(self._store, key, options=options)
+            return Answer(bytes(found.bytes()), found.meta["e_tag"])
+
+    def pieces(self, key: str, start: int) -> Iterator[Answer]:
+        """Read from an offset to the end, in one request."""
+        import obstore
+
+        options: Any = {"range": {"offset": start}} if start else None
+        with translated(f"{self._root}/{key}"):
+            found = obstore.get(self._store, key, options=options)
+            etag = found.meta["e_tag"]
+            for chunk in found.stream(min_chunk_size=CHUNK):
+                yield Answer(bytes(chunk), etag)
+
+    def tag(self, key: str) -> str | None:
+        """Give the tag that an object has now."""
+        import obstore
+
+        with translated(f"{self._root}/{key}"):
+            return obstore.head(self._store, key)["e_tag"]
+
+
+def _no_other_host(mirror: Mirror) -> dict[str, str]:
+    """Give options by which a redirect to another host leads nowhere.
+
+    obstore follows redirects and has no option against it, but one for the hosts that
+    are asked past a proxy. Where the user has a proxy, that decides.
+    """
+    host = urlsplit(mirror.endpoint_url or "").hostname or OWN_HOSTS[mirror.scheme]
+    scheme = urlsplit(mirror.endpoint_url or "https:").scheme
+    if scheme in getproxies() and not proxy_bypass(host):
+        return {}
+    return {"proxy_url": f"http://{NOWHERE}", "proxy_excludes": host}

@@ -1,0 +1,141 @@
+"""Stores: one bucket of one mirror, asked as often as it takes, and not too often."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from intake_idc.storage.engine import Answer, Engine, Stored, check_same
+from intake_idc.storage.filesystems import fsspec_engine
+from intake_idc.storage.retrying import Patience, Retrying
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import TypeVar
+
+    from intake_idc.storage.mirror import Mirror
+
+    Result = TypeVar("Result")
+
+__all__ = ["IN_FLIGHT", "Store", "open_store"]
+
+IN_FLIGHT = 64
+"""Requests in flight in one process, whoever sends them."""
+
+
+@functools.cache
+def _slots(_pid: int) -> threading.BoundedSemaphore:
+    return threading.BoundedSemaphore(IN_FLIGHT)
+
+
+class Store:
+    """Reads one bucket of one mirror. Methods may be called from many threads.
+
+    Whatever the transport raises arrives as `StorageError` or a kind of it, after it
+    was tried again where that may help; see `retrying`.
+    """
+
+    def __init__(self, engine: Engine, root: str, retrying: Retrying | None) -> None:
+        self._engine, self._root, self._retrying = engine, root, retrying
+        self._slots = _slots(os.getpid())
+        self.tells = engine.tells
+        """Whether answers say of which version their bytes are."""
+
+    def list(self, prefix: str) -> list[Stored]:
+        """List the objects below a prefix, in order of their keys."""
+        return self._call(lambda: self._engine.list(prefix))
+
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        """Give the names of the folders right below a prefix, sorted."""
+        return self._call(lambda: self._engine.folders(prefix))
+
+    def get(self, key: str, start: int = 0, stop: int | None = None) -> Answer:
+        """Read bytes ``start`` to ``stop``, with the version that they are of."""
+        return self._call(lambda: self._engine.get(key, start, stop))
+
+    def read(
+        self, key: str, start: int = 0, stop: int | None = None, etag: str | None = None
+    ) -> bytes:
+        """Read bytes ``start`` to ``stop`` (None: the end); fewer if it ends before.
+
+        Raises
+        ------
+        ObjectChanged
+            The object is not the one with this tag.
+        """
+        found = self.get(key, start, stop)
+        if etag is not None:
+            now = found.etag if self.tells else self.tag(key)
+            check_same(f"{self._root}/{key}", etag, now)
+        return found.data
+
+    def tag(self, key: str) -> str | None:
+        """Give the tag that an object has now."""
+        return self._call(lambda: self._engine.tag(key))
+
+    def stream(self, key: str, etag: str | None = None) -> Iterator[bytes]:
+        """Read a whole object in pieces of a megabyte or some.
+
+        Where the line breaks it goes on at the byte that it came to, of the same
+        version of the object.
+
+        Raises
+        ------
+        ObjectChanged
+            The object is another by now, or not the one with this tag.
+        """
+        done, tag = 0, etag if self.tells else None
+        pieces: Iterator[Answer] | None = None
+
+        def following() -> Answer | None:
+            nonlocal pieces
+            pieces = self._engine.pieces(key, done) if pieces is None else pieces
+            try:
+                return next(pieces, None)
+            except BaseException:
+                pieces = None
+                raise
+
+        while (found := self._call(following)) is not None:
+            check_same(f"{self._root}/{key}", tag, found.etag)
+            tag = tag or found.etag
+            done += len(found.data)
+            yield found.data
+
+    def _call(self, function: Callable[[], Result]) -> Result:
+        if self._retrying is None:
+            return function()
+
+        def once() -> Result:
+            with self._slots:
+                return function()
+
+        return self._retrying.call(once)
+
+
+def open_store(mirror: Mirror, aws_bucket: str) -> Store:
+    """Open the store of a bucket; one for each process, bucket and mirror."""
+    return _open(os.getpid(), mirror, mirror.bucket_root(aws_bucket))
+
+
+@functools.lru_cache(maxsize=64)
+def _open(_pid: int, mirror: Mirror, root: str) -> Store:
+    kind = mirror.engine
+    if kind is None:
+        # Signed access and unusual options are left to fsspec's file systems.
+        plain = mirror.anon and not mirror.storage_options
+        kind = "obstore" if mirror.scheme in ("s3", "gs") and plain else "fsspec"
+    engine: Engine
+    if kind == "obstore":
+        from intake_idc.storage.obstores import ObstoreEngine
+
+        engine = ObstoreEngine(mirror, root)
+    else:
+        engine = fsspec_engine(mirror, root)
+    if mirror.scheme == "file":
+        return Store(engine, root, None)
+    wait = mirror.retry_timeout
+    patience = Patience(first=min(Patience.first, wait), served=wait)
+    return Store(engine, root, Retrying(patience))
