@@ -19,6 +19,7 @@ do        what happens; see below
 skip      requests that are answered well before (0)
 times     requests that fail (1); null is for ever
 seconds   after the script came in, until which all fail, instead of ``times``
+share     of requests that fail, by chance, instead of ``times``
 ========= ==========================================================================
 
 ========= ==========================================================================
@@ -46,6 +47,7 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import re
 import socket
 import struct
@@ -70,10 +72,12 @@ class Store:
         self.root, self.latency, self.bandwidth = root, latency, bandwidth
         self.rules: list[dict] = []
         self.log: list[dict] = []
+        self.chance = random.Random(0)  # noqa: S311  (a script is played twice alike)
         self.began = time.monotonic()
         self.running = self.busiest = 0
 
     def script(self, rules: list[dict]) -> None:
+        self.chance.seed(0)
         self.rules = [{"skip": 0, "times": 1, **rule, "met": 0} for rule in rules]
         self.log = []
         self.began = time.monotonic()
@@ -88,6 +92,8 @@ class Store:
             rule["met"] += 1
             if "seconds" in rule:
                 holds = time.monotonic() - self.began < rule["seconds"]
+            elif "share" in rule:
+                holds = self.chance.random() < rule["share"]
             else:
                 past = rule["met"] - rule["skip"]
                 holds = past > 0 and (rule["times"] is None or past <= rule["times"])

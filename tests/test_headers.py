@@ -284,6 +284,31 @@ def test_bulk_that_nobody_asked_for_is_stepped_over(name, undefined):
     assert source.requests <= 3
 
 
+def test_what_all_frames_share_is_read_without_what_each_says():
+    measures = Dataset()
+    measures.SliceThickness = 2.5
+    shared, each = Dataset(), Dataset()
+    shared.PixelMeasuresSequence = [measures]
+    each.FrameContentSequence = [Dataset()]
+    each.FrameContentSequence[0].DimensionIndexValues = [1, 2]
+    frames = [each] * 2_000
+    data = saved(
+        image(
+            SharedFunctionalGroupsSequence=[shared],
+            PerFrameFunctionalGroupsSequence=frames,
+        )
+    )
+    source = Source(data)
+    assert len(data) > 5 * 16 * 1024
+    assert dicom.read_values(source, len(data), dicom.resolve_tags(SHARED)) == {
+        SHARED: 2.5
+    }
+    assert source.asked == 16 * 1024
+    every = "PerFrameFunctionalGroupsSequence[*].FrameContentSequence"
+    name = f"{every}.DimensionIndexValues"
+    assert values(data, name) == {name: [[1, 2]] * 2_000}
+
+
 def file(*elements: bytes, syntax: bytes = b"1.2.840.10008.1.2.1\0") -> bytes:
     meta = struct.pack("<HH2sH", 2, 0x10, b"UI", len(syntax)) + syntax
     head = struct.pack("<HH2sHL", 2, 0, b"UL", 4, len(meta))

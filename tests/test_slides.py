@@ -19,6 +19,7 @@ from servers import NginxS3, RcloneS3, require
 from slides import Bucket, item, picture, tiles_of
 
 from intake_idc import open_idc, resolve_mirror, sample_path
+from intake_idc.dicom.absent import absent_pixel
 from intake_idc.dicom.tiles import read_tiling
 from intake_idc.errors import (
     DicomReadError,
@@ -150,6 +151,18 @@ def test_gray_and_wide_samples_stay_what_they_are(bucket):
     assert (level.shape, level.dtype, level.dims) == ((50, 40), "u2", ("row", "column"))
     np.testing.assert_array_equal(level.array.compute(), image)
     np.testing.assert_array_equal(level.region(3, 4, 20, 30), image[3:23, 4:34])
+
+
+def test_floats_stay_floats(bucket):
+    values = picture(50, 40, samples=1).astype(np.float32) / 7
+    dataset = pydicom.dcmread(io.BytesIO(full(values.view(np.uint32))))
+    dataset.FloatPixelData = dataset.PixelData
+    for keyword in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+        delattr(dataset, keyword)
+    bucket.add(slides.saved(dataset))
+    (level,) = to_slide(bucket.manifest(), bucket.mirror).levels
+    assert level.dtype == np.float32
+    np.testing.assert_array_equal(level.array.compute(), values)
 
 
 def test_colours_are_as_stored_where_that_is_asked_for(bucket):
@@ -520,6 +533,8 @@ def test_missing_tiles_in_gray_are_dark():
 # What objects say that cannot be.
 
 
+FULL, SPARSE = full(), sparse()
+
 WRONG = {
     "fewer frames than tiles": {"NumberOfFrames": 24},
     "more paths than there are frames": {"NumberOfOpticalPaths": 2},
@@ -555,6 +570,24 @@ def test_what_is_cut_short_is_an_error_and_never_a_smaller_slide(organised):
         except (DicomReadError, GeometryError):
             continue
         assert found == whole
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=150)
+@given(data=st.data())
+def test_whatever_a_byte_becomes_it_is_a_slide_or_an_error(data):
+    found = bytearray(data.draw(st.sampled_from([FULL, SPARSE])))
+    ends = found.index(b"\xe0\x7f\x10\x00O")
+    for _ in range(data.draw(st.integers(1, 3))):
+        found[data.draw(st.integers(132, ends))] = data.draw(st.integers(0, 255))
+    try:
+        tiling = read(bytes(found))
+    except (DicomReadError, GeometryError):
+        return
+    assert min(tiling.rows, tiling.columns, tiling.frames, *tiling.grid) > 0
+    assert len(absent_pixel(tiling, rgb=True)) == tiling.samples
+    found = tiling.places(0, 0, 100, 100)
+    assert ((found.frame >= 0) & (found.frame < tiling.frames)).all()
 
 
 def test_as_many_places_as_frames():
@@ -686,7 +719,7 @@ def pixels_of(bag, scheduler="sync"):
     )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(size=st.integers(1, 60_000), most=st.none() | st.integers(1, 50))
 def test_every_frame_is_given_once_however_they_are_shared(frame_bucket, size, most):
     expected = [
@@ -763,6 +796,18 @@ def test_bounds_that_are_none_are_refused(frame_bucket):
         frames(manifest.take(NO_ROWS), mirror)
 
 
+def test_frames_of_tiles_that_are_smaller_at_the_edges_are_filled_up(tmp_path):
+    bucket = Bucket(tmp_path)
+    bucket.add(full(jpeg=True, cropped=True))
+    (run,) = frames(bucket.manifest(), bucket.mirror).compute()
+    with pytest.raises(DicomReadError, match="frame 4: a codestream of 16 x 14"):
+        run.pixels()
+    found = run.pixels(rgb=True, pad=True)
+    assert found.shape == (25, *TILE, 3)
+    assert not found[4, :, 14:].any()
+    assert found[4, :, :14].any()
+
+
 def test_a_cohort_gives_slides_and_frames():
     cohort = open_idc(2, tables="sample").search(Modality=["SM", "CT"])
     bag = cohort.frames(partition_bytes="10 kB")
@@ -782,7 +827,7 @@ def test_a_cohort_gives_slides_and_frames():
 @pytest.mark.parametrize("jpeg", [False, True], ids=["native", "JPEG"])
 @pytest.mark.filterwarnings("ignore")
 def test_wsidicom_reads_the_same_over_our_files(bucket, jpeg):
-    pytest.importorskip("wsidicom")
+    pytest.importorskip("wsidicom", minversion="0.36")
     image = picture(300, 420)
     levels = slides.pyramid(image, (64, 64), jpeg=jpeg)
     bucket.add(*(data for _, data in levels))

@@ -26,6 +26,7 @@ from intake_idc.storage import (
     read_instance,
     resolve_mirror,
 )
+from intake_idc.storage.retrying import Patience
 
 SAMPLE = resolve_mirror("sample")
 PARTS = list(open_idc(2, tables="sample").all().manifest().parts())
@@ -296,8 +297,9 @@ def test_ranges_are_exactly_the_bytes_asked_for():
 
 def test_what_a_transport_raises_leaves_as_a_storage_error():
     dead = resolve_mirror("aws", endpoint_url="http://127.0.0.1:9", engine="fsspec")
-    with pytest.raises(StorageError, match="idc-open-data/u/"):
+    with pytest.raises(StorageError, match="s3://idc-open-data/u/") as caught:
         open_store(dead, "idc-open-data").list("u/")
+    assert caught.value.details["attempts"] == Patience.unreached
 
 
 # The pool.

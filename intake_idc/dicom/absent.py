@@ -27,7 +27,10 @@ def absent_pixel(tiling: Tiling, *, rgb: bool) -> tuple[int, ...]:
     rgb : bool
         Luminance and chrominance are converted to red, green and blue.
     """
-    most = 2 ** max(tiling.bits_stored, 1) - 1
+    dtype = np.dtype(tiling.dtype)
+    most = 1 if dtype.kind == "f" else 2**tiling.bits_stored - 1
+    if dtype.kind == "i":
+        most //= 2
     colour = None if tiling.absent is None else _srgb(tiling.absent)
     if tiling.samples == 1:
         gray = 0 if colour is None else round(sum(colour) / 3 / 255 * most)

@@ -170,7 +170,7 @@ class _Walk:
         last = None if wanted is None else max(wanted)
         position = self.after_commands(position)
         implicit = self.is_implicit(position, self.said_implicit)
-        for _ in range(ELEMENTS):
+        for _ in range(ELEMENTS + 1):
             if position + 8 > size:
                 break
             start = position

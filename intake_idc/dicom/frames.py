@@ -33,6 +33,7 @@ from intake_idc.dicom.walking import (
 from intake_idc.errors import DicomReadError, RequestError
 
 __all__ = [
+    "BITS",
     "DECODED_BYTES",
     "GAP",
     "RANGE_BYTES",
@@ -64,6 +65,7 @@ VIDEO = ("1.2.840.10008.1.2.4.10", "1.2.840.10008.1.2.7.")
 STILL = "1.2.840.10008.1.2.4.11"
 """JPEG XL, which begins as some of these do."""
 BITS = (1, 8, 16, 32, 64)
+"""Bits Allocated that there are."""
 HALVED = "YBR_FULL_422"
 """Native, it has two samples a pixel instead of three (PS3.3 C.7.6.3.1.2)."""
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from intake_idc.dicom.frames import BITS
 from intake_idc.dicom.positions import read_positions
 from intake_idc.dicom.reading import PYDICOM_RAISES, Dataset, read_until
 from intake_idc.dicom.walking import Read
@@ -334,6 +335,7 @@ def _described(header: Dataset, url: str) -> tuple[Tiling, bool | None]:
     if max(rows, columns) >= 2**31 or planes > MOST_CHANNELS or grid > MOST_TILES:
         msg = f"{url}: malformed: {rows} x {columns} pixels, {planes} focal planes"
         raise DicomReadError(msg, kind="malformed", url=url)
+    samples, bits_stored, dtype = _stored(header, url)
     origin, between = _origin(header), _number(measures, "SpacingBetweenSlices")
     bottom = origin[2] if origin else 0.0
     tiling = Tiling(
@@ -342,9 +344,9 @@ def _described(header: Dataset, url: str) -> tuple[Tiling, bool | None]:
         tile_rows=tile[0],
         tile_columns=tile[1],
         frames=frames,
-        samples=_count(header, "SamplesPerPixel"),
-        bits_stored=_count(header, "BitsStored"),
-        dtype=_dtype(header),
+        samples=samples,
+        bits_stored=bits_stored,
+        dtype=dtype,
         photometric_interpretation=str(header.get("PhotometricInterpretation", "")),
         role=_role(header),
         paths=_paths(header),
@@ -451,10 +453,21 @@ def _numbered(first: int, stop: int) -> list[OpticalPath]:
     return [OpticalPath(str(n + 1)) for n in range(first, stop)]
 
 
-def _dtype(header: Dataset) -> str:
-    bits = _count(header, "BitsAllocated")
-    kind = "iu"[not _count(header, "PixelRepresentation")]
-    return np.dtype(f"{kind}{max(bits // 8, 1)}").str
+def _stored(header: Dataset, url: str) -> tuple[int, int, str]:
+    """Give samples, bits stored and type of a value (PS3.3 C.7.6.3)."""
+    samples, allocated = (
+        _count(header, "SamplesPerPixel"),
+        _count(header, "BitsAllocated"),
+    )
+    signed = _count(header, "PixelRepresentation")
+    # Pixels that are floats have neither Bits Stored nor a representation.
+    bits = _count(header, "BitsStored") or allocated
+    floats = "BitsStored" not in header and allocated > 16  # noqa: PLR2004
+    if samples not in (1, 3) or allocated not in BITS or not 0 < bits <= allocated:
+        msg = f"{url}: malformed: {samples} samples of {bits} bits in {allocated}"
+        raise DicomReadError(msg, kind="malformed", url=url)
+    kind = "f" if floats else "ui"[min(signed, 1)]
+    return samples, bits, np.dtype(f"{kind}{max(allocated // 8, 1)}").str
 
 
 def _role(header: Dataset) -> str:

@@ -257,9 +257,9 @@ def bag_from(
     if not collect:
         return InstanceBag(graph, name, len(tasks))
     results, failures = f"results-of-{name}", f"failures-of-{name}"
-    for part, field in ((results, 0), (failures, 1)):
+    for part, field in ((results, "results"), (failures, "failures")):
         for i in range(len(tasks)):
-            graph[part, i] = (operator.itemgetter(field), (name, i))
+            graph[part, i] = (operator.attrgetter(field), (name, i))
     bag = InstanceBag(graph, results, len(tasks))
     bag.failures = InstanceBag(graph, failures, len(tasks))
     return bag

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args
 
 from intake_idc.errors import (
     AccessDenied,
@@ -64,7 +64,8 @@ class Failure:
     """How often it was tried."""
 
 
-class Outcome(NamedTuple, Generic[Result]):
+@dataclass(frozen=True)
+class Outcome(Generic[Result]):
     """What came of some objects."""
 
     results: list[Result]

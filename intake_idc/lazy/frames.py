@@ -68,13 +68,16 @@ class Frames:
     def __repr__(self) -> str:
         return f"<Frames {self.first} to {self.last - 1} of {self.found.url}>"
 
-    def pixels(self, *, rgb: bool = False) -> npt.NDArray[Any]:
+    def pixels(self, *, rgb: bool = False, pad: bool = False) -> npt.NDArray[Any]:
         """Read all of them.
 
         Parameters
         ----------
         rgb : bool
             Convert luminance and chrominance to red, green and blue.
+        pad : bool
+            Fill up a tile at the edge of a slide that is smaller than the others with
+            zeros; it is an error otherwise.
 
         Returns
         -------
@@ -87,7 +90,7 @@ class Frames:
             A frame cannot be read or decoded.
         """
         numbers = range(self.first, self.last)
-        return np.stack(list(self.found.frames(numbers, rgb=rgb)))
+        return np.stack(list(self.found.frames(numbers, rgb=rgb, pad=pad)))
 
 
 def frames(

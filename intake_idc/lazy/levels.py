@@ -13,7 +13,7 @@ from dask.base import tokenize
 from intake_idc import dicom
 from intake_idc.dicom.absent import absent_pixel
 from intake_idc.dicom.tiles import OpticalPath, Tiling
-from intake_idc.errors import GeometryError, RequestError
+from intake_idc.errors import DicomReadError, GeometryError, RequestError
 from intake_idc.lazy.extras import need
 from intake_idc.lazy.objects import DicomObject, Source
 from intake_idc.storage import each
@@ -265,6 +265,10 @@ class Level:
         found: DataArray = xr.DataArray(
             self.array, dims=self.dims, coords=self._coordinates(), attrs=self._said()
         )
+        for name in ("x", "y"):
+            # Not of an axis' own name, so that only some versions make an index of it.
+            if name in found.coords and name not in found.xindexes:
+                found = found.set_xindex(name)
         return found
 
     def _coordinates(self) -> dict[str, Any]:
@@ -416,6 +420,7 @@ def _place(
         return
     if callable(index):
         index = index()
+    _check_like(index, tiling)
     source = Source(part.found.instance, part.found.mirror, known=True)
     step = max(1, BATCH_BYTES // max(index.decoded_bytes, 1))
     for begin in range(0, len(meant), step):
@@ -428,6 +433,16 @@ def _place(
         for n, (row, column), tile in zip(batch, corners, tiles, strict=True):
             to = out[path[n] - paths.start, plane[n] - planes.start]
             _put(to, tile, int(row) - box[0], int(column) - box[1])
+
+
+def _check_like(index: FrameIndex, tiling: Tiling) -> None:
+    """Hold what frames are against what the level was made for."""
+    found = index.frames, index.rows, index.columns, index.samples, index.dtype.str
+    tile = tiling.tile_rows, tiling.tile_columns
+    made = tiling.frames, *tile, tiling.samples, tiling.dtype
+    if found != made:
+        msg = f"{index.url}: malformed: frames of {found} in a level of {made}"
+        raise DicomReadError(msg, kind="malformed", url=index.url)
 
 
 def _put(out: npt.NDArray[Any], tile: npt.NDArray[Any], row: int, column: int) -> None:

@@ -156,7 +156,11 @@ class DicomObject:
         return _index(self.instance, self.mirror)
 
     def frames(
-        self, numbers: Iterable[int] | None = None, *, rgb: bool = False
+        self,
+        numbers: Iterable[int] | None = None,
+        *,
+        rgb: bool = False,
+        pad: bool = False,
     ) -> Iterator[npt.NDArray[Any]]:
         """Read frames, and give them one by one, decoded.
 
@@ -168,6 +172,9 @@ class DicomObject:
             Which frames, from 0, in any order; all of them by default.
         rgb : bool
             Convert luminance and chrominance to red, green and blue.
+        pad : bool
+            Fill up a tile at the edge of a slide that is smaller than the others with
+            zeros; it is an error otherwise.
 
         Yields
         ------
@@ -182,7 +189,9 @@ class DicomObject:
         RequestError
             There is no such frame.
         """
-        source = Source(self.instance, self.mirror)
+        # With an index from before, the first range has to be of the same version.
+        known = _key(self.instance) in _kept
+        source = Source(self.instance, self.mirror, known=known)
         index = _index(self.instance, self.mirror, source)
         wanted = list(range(index.frames) if numbers is None else numbers)
         step = max(1, BATCH_BYTES // max(index.decoded_bytes, 1))
@@ -190,7 +199,7 @@ class DicomObject:
             batch = wanted[first : first + step]
             held = dicom.read_frames(index, batch, source.read_many)
             read = zip(held, batch, strict=True)
-            yield from each(partial(_decoded, index=index, rgb=rgb), read)
+            yield from each(partial(_decoded, index=index, rgb=rgb, pad=pad), read)
 
     def pixels(
         self, frame: int | Sequence[int] | None = None, *, rgb: bool = False
@@ -230,19 +239,23 @@ class DicomObject:
 
 
 def _decoded(
-    read: tuple[bytes, int], index: FrameIndex, *, rgb: bool
+    read: tuple[bytes, int], index: FrameIndex, *, rgb: bool, pad: bool
 ) -> npt.NDArray[Any]:
     data, frame = read
-    return dicom.decode(index, data, frame, rgb=rgb)
+    return dicom.decode(index, data, frame, rgb=rgb, pad=pad)
 
 
 _kept: dict[tuple[str, str | None, int], FrameIndex] = {}
 
 
+def _key(instance: Instance) -> tuple[str, str | None, int]:
+    return instance.url, instance.etag, instance.size
+
+
 def _index(
     instance: Instance, mirror: Mirror, source: Source | None = None
 ) -> FrameIndex:
-    key = instance.url, instance.etag, instance.size
+    key = _key(instance)
     found = _kept.get(key)
     if found is None:
         source = source or Source(instance, mirror)

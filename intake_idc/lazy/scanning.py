@@ -270,7 +270,7 @@ def _is_there(part: Part, have: frozenset[str]) -> bool:
     if part.only is None:
         return False
     meant = part.only[part.first_instance : part.last_instance].to_pylist()
-    return all(str(uuid.UUID(bytes=one)) in have for one in meant)
+    return all(str(uuid.UUID(bytes=known)) in have for known in meant)
 
 
 def _instances(parts: Sequence[Path], series: set[str]) -> dict[str, frozenset[str]]:
@@ -280,9 +280,9 @@ def _instances(parts: Sequence[Path], series: set[str]) -> dict[str, frozenset[s
     found: defaultdict[str, list[str]] = defaultdict(list)
     for part in parts if series else ():
         table = pq.read_table(part, columns=[SERIES, UUID])
-        for name, one in zip(*table.to_pydict().values(), strict=True):
+        for name, there in zip(*table.to_pydict().values(), strict=True):
             if name in series:
-                found[name].append(one)
+                found[name].append(there)
     return {name: frozenset(uuids) for name, uuids in found.items()}
 
 

@@ -114,9 +114,7 @@ class Slide:
         extra = (self.label, self.overview, self.thumbnail)
         images = (*self.levels, *(one for one in extra if one is not None))
         opened = [part.found.open() for image in images for part in image.parts]
-        if hasattr(wsidicom, "open_streams"):
-            return wsidicom.open_streams(opened)
-        # Later versions ask for a path as well, to name the file in an error.
+        # A path is asked for as well, to name the file in an error.
         files, inside = (need(f"wsidicom.file{x}", "wsi") for x in ("", ".io"))
         path = need("upath", "wsi").UPath
         streams = [inside.WsiDicomReadIO(one, path(one.name)) for one in opened]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from intake_idc.errors import MirrorError, StorageError, WrongSize
+from intake_idc.errors import StorageError, WrongSize
 from intake_idc.storage.engine import (
     CHUNK,
     CONNECT_SECONDS,
@@ -191,13 +191,13 @@ class _Web(_Ranges):
             return await found.read(), found.headers, found.status
 
 
-def _unlistable(url: str) -> MirrorError:
+def _unlistable(url: str) -> StorageError:
     msg = (
         f"{url}: a plain web server has no listing that can be relied on; if it speaks "
         "S3, give mirror='s3://...' and its address as endpoint_url, else read objects "
         "whose names are known, by with_instances(...)"
     )
-    return MirrorError(msg, url=url)
+    return StorageError(msg, url=url, transient=False)
 
 
 def _tag(info: Mapping[str, Any]) -> str | None:
