@@ -545,7 +545,8 @@ def test_a_web_server_with_faults_gives_right_bytes_or_an_error(
     if error is None:
         assert np.array_equal(one.pixels(1), FRAMES[1])
     else:
-        with pytest.raises(error):
+        said = "a range was asked for" if fault["do"] == "whole" else "changed"
+        with pytest.raises(error, match=said):
             one.pixels(1)
 
 

@@ -267,6 +267,29 @@ def test_frames_are_those_of_pydicom_in_any_order():
             handle.pixels(-1)
 
 
+def test_an_object_is_read_once_for_its_pixels(s3_nginx):
+    cohort = SAMPLE.search(Modality="CT").reading_from(
+        "s3://{aws_bucket}", endpoint_url=s3_nginx.endpoint
+    )
+    handles = cohort.to_dask().compute()
+    s3_nginx.reset()
+    for handle, expected in zip(handles, EXPECTED, strict=False):
+        assert (handle.pixels() == expected.pixel_array).all()
+    assert [request.range for request in s3_nginx.requests()] == ["", "", ""]
+
+
+def test_a_folder_of_links_is_a_mirror(tmp_path, monkeypatch):
+    ct = SAMPLE.search(Modality="CT")
+    (uuid,) = ct.manifest().uuids
+    (tmp_path / uuid).mkdir()
+    for path in (sample_path() / "bucket" / uuid).iterdir():
+        (tmp_path / uuid / path.name).symlink_to(path)
+    # As of an object that is too large to be read whole.
+    monkeypatch.setattr(sys.modules["intake_idc.lazy.objects"], "SMALL_BYTES", 1000)
+    for handle in ct.to_dask(mirror=tmp_path).compute() * 2:
+        assert handle.pixels().shape == (512, 512)
+
+
 def test_a_handle_is_small_and_travels():
     found = IMAGES.to_dask().compute()
     again = pickle.loads(pickle.dumps(found))

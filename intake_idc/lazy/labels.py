@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from intake_idc import volume
-from intake_idc.errors import GeometryError
+from intake_idc.errors import GeometryError, RequestError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -206,14 +206,20 @@ def grid_of(array: DataArray) -> volume.Grid:
     Parameters
     ----------
     array : xarray.DataArray
-        Of `to_volume`, or a part of one, with its coordinates and attributes.
+        Of `to_volume`, or a part of one, with its coordinates and attributes. The
+        affine may have been laid out as 16 numbers, as netCDF wants it.
 
     Raises
     ------
     GeometryError
         It has no affine, has lost its coordinates, or what is left of it lies on no
         regular grid.
+    RequestError
+        It is no such array.
     """
+    if not all(hasattr(array, name) for name in ("dims", "coords", "attrs")):
+        msg = f"a volume is an xarray.DataArray; got {type(array).__name__}"
+        raise RequestError(msg)
     lost = [name for name in ("slice", "row", "column") if name not in array.dims]
     if lost:
         _refuse(f"the array has no axis {', '.join(lost)}")
@@ -227,7 +233,10 @@ def grid_of(array: DataArray) -> volume.Grid:
     lost = [name for name in ("row", "column", *POSITION) if name not in array.coords]
     if lost:
         _refuse(f"the array has no coordinates {', '.join(lost)}")
-    matrix = np.array(affine, np.float64)
+    empty = [name for name in ("slice", "row", "column") if not array.sizes[name]]
+    if empty:
+        _refuse(f"the axis {', '.join(empty)} is empty")
+    matrix = np.array(affine, np.float64).reshape(4, 4)
     # Of the first step along a leading axis, as the affine is.
     firsts = [array[name] for name in POSITION]
     firsts = [
@@ -252,8 +261,8 @@ def _step(
     places: npt.NDArray[np.float64], alone: npt.NDArray[np.float64], name: str
 ) -> npt.NDArray[np.float64]:
     """Give the step between places, which must be even."""
-    if not len(places):
-        _refuse(f"the axis {name} is empty")
+    if not np.isfinite(places).all():
+        _refuse(f"places along the axis {name} are not known: it was padded")
     if len(places) == 1:
         return alone
     step: npt.NDArray[np.float64] = (places[-1] - places[0]) / (len(places) - 1)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,11 @@ class Source:
         self._data: bytes | None = None
         if instance.size <= SMALL_BYTES:
             self._data = read_instance(instance, mirror)
+
+    @property
+    def etag(self) -> str | None:
+        """Tag of the version that is read; None of a small object, or if untold."""
+        return None if self._data is not None else self._ranged.etag
 
     def read(self, start: int, stop: int) -> bytes:
         """Give the bytes of a range."""
@@ -153,7 +158,7 @@ class DicomObject:
             It is not DICOM, is cut short or malformed, or has no pixels
             (``kind="no pixels"``).
         """
-        return _index(self.instance, self.mirror)
+        return _indexed(self)[1]
 
     def frames(
         self,
@@ -189,17 +194,9 @@ class DicomObject:
         RequestError
             There is no such frame.
         """
-        # With an index from before, the first range has to be of the same version.
-        known = _key(self.instance) in _kept
-        source = Source(self.instance, self.mirror, known=known)
-        index = _index(self.instance, self.mirror, source)
-        wanted = list(range(index.frames) if numbers is None else numbers)
-        step = max(1, BATCH_BYTES // max(index.decoded_bytes, 1))
-        for first in range(0, len(wanted), step):
-            batch = wanted[first : first + step]
-            held = dicom.read_frames(index, batch, source.read_many)
-            read = zip(held, batch, strict=True)
-            yield from each(partial(_decoded, index=index, rgb=rgb, pad=pad), read)
+        source, index = _indexed(self)
+        wanted = range(index.frames) if numbers is None else list(numbers)
+        yield from _frames(source, index, wanted, rgb=rgb, pad=pad)
 
     def pixels(
         self, frame: int | Sequence[int] | None = None, *, rgb: bool = False
@@ -226,14 +223,15 @@ class DicomObject:
         RequestError
             There is no such frame.
         """
-        if isinstance(frame, int):
-            return next(self.frames([frame], rgb=rgb))
-        index = self.frame_index()
-        count = index.frames if frame is None else len(frame)
+        source, index = _indexed(self)
+        if isinstance(frame, int | np.integer):
+            return next(_frames(source, index, [int(frame)], rgb=rgb))
+        wanted = range(index.frames) if frame is None else list(frame)
+        count = len(wanted)
         if frame is None and count == 1:
-            return next(self.frames([0], rgb=rgb))
+            return next(_frames(source, index, [0], rgb=rgb))
         out = np.empty((count, *index.shape), index.dtype)
-        for at, one in enumerate(self.frames(frame, rgb=rgb)):
+        for at, one in enumerate(_frames(source, index, wanted, rgb=rgb)):
             out[at] = one
         return out
 
@@ -245,24 +243,46 @@ def _decoded(
     return dicom.decode(index, data, frame, rgb=rgb, pad=pad)
 
 
-_kept: dict[tuple[str, str | None, int], FrameIndex] = {}
+class _Kept(NamedTuple):
+    frames: FrameIndex
+    etag: str
+    """Of the version that it is of."""
 
 
-def _key(instance: Instance) -> tuple[str, str | None, int]:
-    return instance.url, instance.etag, instance.size
+_kept: dict[tuple[str, int], _Kept] = {}
 
 
-def _index(
-    instance: Instance, mirror: Mirror, source: Source | None = None
-) -> FrameIndex:
-    key = _key(instance)
-    found = _kept.get(key)
-    if found is None:
-        source = source or Source(instance, mirror)
-        found = dicom.read_index(
-            source.read, instance.size, instance.url, read_many=source.read_many
-        )
+def _indexed(found: DicomObject) -> tuple[Source, FrameIndex]:
+    """Give the index of an object's frames, and what reads them of the same version."""
+    instance, mirror = found.instance, found.mirror
+    key = instance.url, instance.size
+    kept = _kept.get(key)
+    if kept is not None and instance.etag in (None, kept.etag):
+        same = replace(instance, etag=kept.etag)
+        return Source(same, mirror, known=True), kept.frames
+    source = Source(instance, mirror)
+    index = dicom.read_index(
+        source.read, instance.size, instance.url, read_many=source.read_many
+    )
+    if source.etag is not None:
         while len(_kept) >= KEPT_INDEXES:
             _kept.pop(next(iter(_kept), key), None)
-        _kept[key] = found
-    return found
+        _kept[key] = _Kept(index, source.etag)
+    return source, index
+
+
+def _frames(
+    source: Source,
+    index: FrameIndex,
+    wanted: Sequence[int],
+    *,
+    rgb: bool,
+    pad: bool = False,
+) -> Iterator[npt.NDArray[Any]]:
+    """Read and decode frames, as many at once as `BATCH_BYTES` hold."""
+    step = max(1, BATCH_BYTES // max(index.decoded_bytes, 1))
+    for first in range(0, len(wanted), step):
+        batch = wanted[first : first + step]
+        held = dicom.read_frames(index, batch, source.read_many)
+        read = zip(held, batch, strict=True)
+        yield from each(partial(_decoded, index=index, rgb=rgb, pad=pad), read)

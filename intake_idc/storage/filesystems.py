@@ -7,6 +7,7 @@ here, by their sessions.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from intake_idc.errors import StorageError, WrongSize
@@ -202,6 +203,13 @@ def _unlistable(url: str) -> StorageError:
 
 def _tag(info: Mapping[str, Any]) -> str | None:
     """Give the tag of an object, as a web server makes one of a file's state."""
+    if info.get("islink") and "ino" in info:
+        # Of a link a listing gives the state of itself, and a look-up that of the file.
+        try:
+            state = Path(info["name"]).stat()
+        except OSError:
+            return None
+        return f"{state.st_ino:x}-{state.st_size:x}-{state.st_mtime}"
     if "ino" in info:
         return f"{info['ino']:x}-{info['size']:x}-{info['mtime']}"
     tag: str | None = info.get("ETag")

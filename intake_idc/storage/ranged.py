@@ -51,7 +51,8 @@ class Ranged:
         """Ranges that were asked for."""
         self._store = open_store(mirror, instance.part.aws_bucket)
         self._most = FREE_REQUESTS + 3 * (instance.size // FEWEST_BYTES)
-        self._etag = instance.etag
+        self.etag = instance.etag
+        """Tag of the version that is read, once it is known."""
         self._begun = known
 
     def read(self, start: int, stop: int) -> bytes:
@@ -78,7 +79,7 @@ class Ranged:
             found = list(each(self._one, ranges))
         for answer in found:
             self._hold(answer.etag)
-        if found and begun and not self._store.tells and self._etag is not None:
+        if found and begun and not self._store.tells and self.etag is not None:
             self._hold(self._store.tag(self.instance.key))
         return [answer.data for answer in found]
 
@@ -97,8 +98,8 @@ class Ranged:
 
     def _hold(self, tag: str | None) -> None:
         """Hold a tag against that of the version that is read; the first sets it."""
-        check_same(self.instance.url, self._etag, tag)
-        self._etag = self._etag or tag
+        check_same(self.instance.url, self.etag, tag)
+        self.etag = self.etag or tag
 
     def _count(self, many: int) -> None:
         self.requests += many

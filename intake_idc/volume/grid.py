@@ -60,23 +60,27 @@ class Grid:
         """Distance in mm between slice planes (along the normal), rows, columns."""
         affine = self.affine
         row, column = (float(np.linalg.norm(affine[:3, axis])) for axis in (1, 2))
-        return float(affine[:3, 0] @ self.normal), row, column
+        return abs(float(affine[:3, 0] @ self.normal)), row, column
 
     @property
     def tilt(self) -> float:
         """Angle in degrees between the step and the normal; 0 where they agree.
 
+        Of a volume that was turned round, whose slices count down, it is the same.
         Taken from the positions: GantryDetectorTilt is signed differently by
         different makers, and often missing.
         """
         along, aside = self._parts()
-        return math.degrees(math.atan2(float(np.linalg.norm(aside)), along))
+        return math.degrees(math.atan2(float(np.linalg.norm(aside)), abs(along)))
 
     @property
     def orthogonal(self) -> bool:
-        """Whether the slices lie over each other, within 0.1 mm over the stack."""
+        """Whether the slices lie over each other, within 0.1 mm over the stack.
+
+        Of a single slice, whether the next one would.
+        """
         _, aside = self._parts()
-        return float(np.linalg.norm(aside)) * (self.shape[0] - 1) <= DRIFT_MM
+        return float(np.linalg.norm(aside)) * max(self.shape[0] - 1, 1) <= DRIFT_MM
 
     def _parts(self) -> tuple[float, NDArray[np.float64]]:
         """Part of the step along the normal, and the vector that is left."""
