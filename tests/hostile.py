@@ -3,8 +3,9 @@
     python tests/hostile.py FOLDER
 
 reads every object of a folder in every way there is, each in a process of its own
-with 2 GiB of memory and some seconds of computing, then all of them together by bags
-and tables, and prints what came of it as JSON. `write` makes the folder.
+that may take 2 GiB more than it begins with, and some seconds of computing; then all of
+them together by bags and tables, and many bombs side by side. It prints what came of it
+as JSON. `write` makes the folder.
 """
 
 from __future__ import annotations
@@ -38,9 +39,13 @@ from intake_idc.manifest import Manifest
 from intake_idc.storage import Mirror, instances
 
 MEMORY = 2 * 1024**3
-"""Bytes of addresses that a reader may have."""
+"""Bytes of addresses that a reader may take, besides those that it has when it begins:
+allocators reserve some for each processor."""
 SECONDS = 20
 SERIES = "00000000-0000-4000-8000-000000000000"
+BOMBS = "00000001-0000-4000-8000-000000000000"
+MANY = 10
+"""Bombs in a series of nothing else."""
 BUCKET = "hostile"
 
 
@@ -169,10 +174,10 @@ def build_bomb(size: int = 300_000_000) -> bytes:
     packer = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
     packed = packer.compress(element(0x00080016, b"UI", b"1.2\0"))
     packed += packer.compress(element(0x7FE00010, b"OW", b"", size))
-    step = b"\0" * 1_000_000
-    for _ in range(size // len(step)):
-        packed += packer.compress(step)
-    packed += packer.flush()
+    packed += packer.flush(zlib.Z_FULL_FLUSH)
+    # What was flushed refers to nothing before it, and can be said again.
+    step = packer.compress(b"\0" * 1_000_000) + packer.flush(zlib.Z_FULL_FLUSH)
+    packed += step * (size // 1_000_000) + packer.flush()
     return meta + packed + b"\0" * (len(packed) % 2)
 
 
@@ -214,14 +219,26 @@ def _extended(data: bytes) -> bytes:
 
 
 def write(root: Path) -> dict[str, str]:
-    """Make a mirror of one series of these; give the uuid of each by its name."""
-    folder = root / BUCKET / SERIES
-    folder.mkdir(parents=True)
+    """Make a mirror of a series of these, and of one of bombs; give uuids by name."""
+    (root / BUCKET / SERIES).mkdir(parents=True)
+    (root / BUCKET / BOMBS).mkdir()
     uuids = {}
     for number, (name, data) in enumerate(build().items()):
-        uuids[name] = f"{number:08d}-0000-4000-8000-000000000000"
-        (folder / f"{uuids[name]}.dcm").write_bytes(data)
+        uuids[name] = uuid(number)
+        (root / BUCKET / SERIES / f"{uuids[name]}.dcm").write_bytes(data)
+    bomb = build_bomb()
+    for number in range(MANY):
+        (root / BUCKET / BOMBS / f"{uuid(number)}.dcm").write_bytes(bomb)
     return uuids
+
+
+def uuid(number: int) -> str:
+    return f"{number:08d}-0000-4000-8000-000000000000"
+
+
+def cohort(series: str) -> Manifest:
+    columns = {"crdc_series_uuid": [series], "aws_bucket": [BUCKET]}
+    return Manifest(pa.table(columns), 25)
 
 
 # Reading, in a process of its own.
@@ -242,68 +259,85 @@ WAYS = {
 }
 
 
-def read(found: DicomObject, way: str) -> tuple[str, str]:
-    """Read one object; give the kind of the failure, and the reason."""
+Ways = dict[str, tuple[str, str]]
+"""How every way ended: the kind of the failure or "read", and the reason."""
+
+
+def read(found: DicomObject) -> Ways:
+    """Read one object in every way."""
+    return {way: ended(partial(act, found)) for way, act in WAYS.items()}
+
+
+def ended(act: Callable[[], object]) -> tuple[str, str]:
     try:
-        WAYS[way](found)
+        act()
     except DicomReadError as error:
-        return error.kind, str(error)
+        return error.kind, str(error)[:400]
     except Exception as error:  # noqa: BLE001  (it is reported)
-        return type(error).__name__, str(error)
+        return type(error).__name__, str(error)[:400]
     return "read", ""
 
 
-def together(manifest: Manifest, mirror: Mirror) -> tuple[str, str]:
+def together(manifest: Manifest, mirror: Mirror) -> Ways:
     """Read all of them by every bag and table; give how many rows there were."""
-    counts = []
-    for make in (lazy.datasets, partial(lazy.map_objects, DicomObject.pixels)):
+    rows = {}
+    makes = {
+        "datasets": lazy.datasets,
+        "pixels": partial(lazy.map_objects, WAYS["pixels"]),
+    }
+    for name, make in makes.items():
         found = make(manifest, mirror, on_error="collect").collected()
-        counts.append(len(found.results) + len(found.failures))
+        rows[name] = "read", str(len(found.results) + len(found.failures))
     table = lazy.headers(
         manifest, mirror, ["PatientID", "Rows", "ContourData"], on_error="collect"
     ).compute()
-    return "read", " ".join(map(str, [*counts, len(table)]))
+    return rows | {"headers": ("read", str(len(table)))}
 
 
-def bounded(act: Callable[[], tuple[str, str]], memory: int = MEMORY) -> dict:
+def side_by_side(manifest: Manifest, mirror: Mirror) -> Ways:
+    """Read bombs, as many at once as a task reads."""
+    found = lazy.datasets(manifest, mirror, on_error="collect").collected()
+    return {
+        row["url"]: (row["kind"], row["reason"]) for row in found.failures.to_pylist()
+    }
+
+
+def bounded(act: Callable[[], Ways], memory: int = MEMORY) -> dict:
     """Call in a child, and say how it ended and what it took."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         os.close(reading)
+        begun = int(Path("/proc/self/statm").read_text().split()[0])
+        memory += begun * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-        os.write(writing, json.dumps(act()).encode()[:4000])
+        with os.fdopen(writing, "w") as pipe:
+            json.dump(act(), pipe)
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
         answer = pipe.read()
     _, status, used = os.wait4(child, 0)
-    kind, reason = ("died", str(status)) if status else json.loads(answer)
     return {
-        "kind": kind,
-        "reason": reason,
+        "ways": {"died": (str(status), "")} if status else json.loads(answer),
         "seconds": used.ru_utime + used.ru_stime,
         "memory": used.ru_maxrss * 1024,
     }
 
 
 def main() -> None:
-    root = Path(sys.argv[1])
-    mirror = resolve_mirror(f"{root}/{{aws_bucket}}")
-    columns = {"crdc_series_uuid": [SERIES], "aws_bucket": [BUCKET]}
-    manifest = Manifest(pa.table(columns), 25)
-    rows = []
-    for instance in instances(manifest.parts(), mirror):
+    mirror = resolve_mirror(f"{sys.argv[1]}/{{aws_bucket}}")
+    rows = {}
+    for instance in instances(cohort(SERIES).parts(), mirror):
         found = DicomObject(instance, mirror)
-        rows += [
-            {"uuid": found.crdc_instance_uuid, "way": way}
-            | bounded(partial(read, found, way))
-            for way in WAYS
-        ]
+        rows[found.crdc_instance_uuid] = bounded(partial(read, found))
     # Threads reserve addresses, of which they use little.
-    all_of_them = bounded(lambda: together(manifest, mirror), 4 * MEMORY)
-    rows.append({"uuid": None, "way": "all"} | all_of_them)
+    for name, act, series in (
+        ("all", together, SERIES),
+        ("bombs", side_by_side, BOMBS),
+    ):
+        rows[name] = bounded(partial(act, cohort(series), mirror), 4 * MEMORY)
     print(json.dumps(rows))  # noqa: T201
 
 

@@ -192,6 +192,8 @@ REFUSED = {
         "SharedFunctionalGroupsSequence[*].PixelMeasuresSequence[*].SliceThickness",
         "one sequence only",
     ),
+    "none": (None, "keyword"),
+    "bytes": (b"Rows", "keyword"),
     "no path": ("SegmentSequence[x].SegmentLabel", "no path"),
     "twice": (["Rows", "Rows"], "twice"),
     "nothing": ([], "no tag"),
@@ -217,6 +219,7 @@ MISFITS = {
     "two numbers in one": (b"1234", b"1\\34", "InstanceNumber"),
     "a fraction in an IS": (b"1234", b"1.34", "InstanceNumber"),
     "text in a DS": (b"5.5 ", b"5.5m", "SliceThickness"),
+    "infinity in an IS": (b"1234", b"inf ", "InstanceNumber"),
 }
 
 
@@ -228,6 +231,12 @@ def test_a_value_that_does_not_fit_is_an_error_of_its_object(was, becomes, name)
         values(data, name)
     assert caught.value.kind == "malformed"
     assert values(data, "PatientID") == {"PatientID": "Jürgen"}
+
+
+@pytest.mark.parametrize("name", ["MappedPixelValue", "ZeroVelocityPixelValue"])
+def test_a_sign_is_that_of_the_pixels_which_is_said_later(name):
+    data = saved(image(ImplicitVRLittleEndian, PixelRepresentation=1, **{name: -16}))
+    assert values(data, name) == {name: -16}
 
 
 def test_a_backslash_in_a_text_that_has_one_value_is_kept():
@@ -559,6 +568,31 @@ def test_what_failed_is_beside_and_is_tried_again(tmp_path, broken):
         IMAGES.scan_headers(tmp_path / "x", "Rows", mirror=broken, on_error="raise")
 
 
+def test_what_was_not_tried_again_has_failed_still(tmp_path):
+    root, path = tmp_path / "bucket", tmp_path / "headers.parquet"
+    shutil.copytree(BUCKET, root)
+    first, second, third = sorted((root / IMAGES.manifest().uuids[0]).iterdir())
+    for broken in (first, second):
+        broken.write_bytes(bytes(broken.stat().st_size))
+    ct = SAMPLE.search(Modality="CT")
+    ct.scan_headers(path, "Rows", mirror=root)
+
+    def scan_one(chosen, **options):
+        table = {
+            "crdc_series_uuid": [chosen.parent.name],
+            "crdc_instance_uuid": [chosen.stem],
+        }
+        one = open_manifest(pa.table(table), idc_version=2, tables="sample")
+        one.scan_headers(path, "Rows", **options)
+        failures = pq.read_table(tmp_path / "headers.failures.parquet")
+        return failures.column("crdc_instance_uuid").to_pylist()
+
+    assert scan_one(third, mirror=root) == [first.stem, second.stem]
+    assert scan_one(second, mirror=root) == [first.stem, second.stem]
+    assert scan_one(second) == [first.stem]
+    assert scan_one(first, on_error="raise") == []
+
+
 def test_a_folder_keeps_to_its_tags(tmp_path):
     IMAGES.scan_headers(tmp_path / "h", ["Rows", "Columns"])
     message = r"new now are KVP; no longer asked for are Columns"
@@ -655,6 +689,22 @@ def test_two_scans_at_once_leave_each_object_once(tmp_path):
         thread.join()
     assert not errors
     assert content(path) == content_of(SAMPLE, tmp_path / "alone", "Rows")
+
+
+def test_what_two_killed_scans_read_both_is_no_whole_series(tmp_path):
+    """As many rows as the index says, and two of the four objects."""
+    path = tmp_path / "headers.parquet"
+    mr = SAMPLE.search(Modality="MR")
+    mr.scan_headers(path, "Rows", partition_instances=1)
+    expected = content(path)
+    first, second, *others = sorted(path.glob("part-*"))
+    for part in others:
+        part.unlink()
+    for part in (first, second):
+        shutil.copy(part, path / f"part-f{part.name.removeprefix('part-')}")
+    scan = mr.scan_headers(path, "Rows")
+    assert (scan.rows, scan.new) == (4, 2)
+    assert content(path) == expected
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -21,11 +21,11 @@ HEAVY = [
 ]
 
 
-def loaded_by(code: str) -> set[str]:
-    """Run code in a fresh process, and give the heavy packages it loaded."""
+def loaded_by(code: str, names: list[str] = HEAVY) -> set[str]:
+    """Run code in a fresh process, and give which packages of these it loaded."""
     report = (
         "\nimport sys, json\n"
-        f"print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
+        f"print(json.dumps([name for name in {names} if name in sys.modules]))"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code + report],
@@ -61,6 +61,11 @@ def test_opening_a_catalog_loads_nothing_heavy(code):
 def test_counting_a_cohort_loads_the_query_engine_alone():
     code = "import intake\nlen(intake.open_idc(idc_version=25).search(Modality='CT'))"
     assert loaded_by(code) == {"duckdb"}
+
+
+def test_counting_a_cohort_loads_no_network():
+    code = "import intake_idc\nlen(intake_idc.open_idc(25).search(Modality='CT'))"
+    assert loaded_by(code, ["ssl", "http.client", "asyncio", "fsspec"]) == set()
 
 
 def test_every_public_name_is_found_and_listed():

@@ -16,7 +16,7 @@ import pytest
 from dask.base import tokenize
 from dask.sizeof import sizeof
 
-from intake_idc import dicom, open_idc, resolve_mirror, sample_path
+from intake_idc import dicom, open_idc, open_manifest, resolve_mirror, sample_path
 from intake_idc.errors import (
     DicomReadError,
     EmptySelection,
@@ -24,7 +24,7 @@ from intake_idc.errors import (
     RequestError,
     StorageError,
 )
-from intake_idc.lazy import InstanceBag, datasets, frame, objects
+from intake_idc.lazy import InstanceBag, datasets, frame, objects, reduced
 from intake_idc.storage import each, instances
 
 SAMPLE = open_idc(2, tables="sample")
@@ -169,6 +169,8 @@ def test_file_meta_is_a_value_too():
         {"partition_instances": 0},
         {"partition_bytes": "abc"},
         {"partition_bytes": 1.5},
+        {"partition_instances": 1.5},
+        {"partition_instances": "5"},
     ],
 )
 def test_a_partition_of_nothing_is_refused(options):
@@ -332,6 +334,15 @@ def test_every_series_is_a_delayed_of_its_own():
     assert total.compute() == sum(counts.values()) == 9
 
 
+def test_two_versions_of_a_series_are_not_one():
+    releases = [open_idc(number, tables="sample") for number in (1, 2)]
+    uuids = [r.search(Modality="CT").manifest().uuids[0] for r in releases]
+    cohort = open_manifest(uuids, idc_version=2, tables="sample", problems="report")
+    assert len(cohort.to_delayed()) == 2
+    with pytest.raises(RequestError, match="2 series have 1 SeriesInstanceUIDs"):
+        cohort.to_series_dict()
+
+
 @pytest.mark.parametrize("partitions", [{}, {"partition_instances": 1}])
 def test_what_is_collected_is_a_table_beside_the_results(tmp_path, partitions):
     uuids = SAMPLE.all().manifest().uuids
@@ -356,6 +367,40 @@ def test_what_is_collected_is_a_table_beside_the_results(tmp_path, partitions):
     assert both == (7, 2)
     with pytest.raises(StorageError):
         SAMPLE.all().datasets(**options).compute()
+
+
+def test_failures_do_not_depend_on_partitions(tmp_path):
+    """A series that cannot be listed fails once, however many partitions it has."""
+    tables = [
+        SAMPLE.all()
+        .to_dask(mirror=tmp_path, partition_instances=size, on_error="collect")
+        .collected()
+        .failures
+        for size in (1, 2, 3, 100)
+    ]
+    assert tables[0].column("crdc_series_uuid").to_pylist() == (
+        SAMPLE.all().manifest().uuids
+    )
+    assert all(table == tables[0] for table in tables)
+
+
+def test_a_reason_that_is_no_text_does_not_spoil_the_table():
+    bag = IMAGES.map_objects(_refuse_with_half_a_character, on_error="collect")
+    reasons = bag.collected().failures.column("reason").to_pylist()
+    assert reasons == ["a name: \\udcff"] * 7
+
+
+def _refuse_with_half_a_character(_):
+    raise ValueError("a name: " + b"\xff".decode("utf-8", "surrogateescape"))
+
+
+def test_a_generator_is_refused_which_would_read_too_late():
+    for bag in (
+        IMAGES.map_objects(lambda found: found.frames()),
+        IMAGES.map_series(lambda series: (one.read() for one in series.objects())),
+    ):
+        with pytest.raises(RequestError, match="give a list"):
+            bag.compute()
 
 
 def test_what_is_skipped_is_in_the_log(caplog):
@@ -386,6 +431,13 @@ def test_a_reduction_does_not_depend_on_partitions():
             lambda s: sum(o.size for o in s.objects()), add, **options
         )
         assert sizes.compute() == SAMPLE.all().size
+    for size in (1, 100):
+        ones = SAMPLE.all().map_series(lambda _: [1], partition_instances=size)
+        assert reduced(ones, add, [5]).compute() == [5, 1, 1, 1, 1]
+    nothing = SAMPLE.all().reduce(_refuse, add, initial=7, on_error="skip")
+    assert nothing.compute() == 7
+    with pytest.raises(RequestError, match="one value"):
+        SAMPLE.all().reduce(_refuse, add, on_error="collect")
 
 
 def test_progress_is_shown_where_it_is_asked_for(capsys):

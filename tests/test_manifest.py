@@ -169,6 +169,8 @@ def test_the_digest_says_which_bytes_are_meant():
     described = manifest_of([1, 2], [0.5, 0.7], SeriesDescription=["a", "b"])
     assert manifest.digest == described.digest
     assert tokenize(manifest) == tokenize(described)
+    # What a worker checks it by is part of what a task is, and so of its key.
+    assert tokenize(manifest) != tokenize(manifest_of([1, 3], [0.5, 0.7]))
     assert hash(manifest) == hash(described)
     assert manifest != manifest_of([1, 2], [0.5, 0.7], version=24)
     assert manifest != manifest.take([1, 0])

@@ -38,6 +38,7 @@ from intake_idc.errors import (
     IntegrityError,
     RequestError,
 )
+from intake_idc.manifest import Manifest
 
 SAMPLE = open_idc(2, tables="sample")
 LABELS = "liver", "spleen", "tumour"
@@ -243,6 +244,8 @@ def test_a_segment_that_is_not_there_is_refused_with_those_that_are(three):
         RequestError, match=r"no segment is called 9; there are 1 'liver'"
     ):
         lazy.to_masks(three[1], segments=[1, 9])
+    with pytest.raises(RequestError, match=r"no segment is called 1\.5"):
+        lazy.to_masks(three[1], segments=1.5)
     with pytest.raises(RequestError, match="no segment is asked for"):
         lazy.to_masks(three[1], segments=[])
 
@@ -579,6 +582,11 @@ def test_the_verbs_give_masks_of_one_series_and_of_many():
     assert uid in mapping
     assert "1.2" not in mapping
     assert mapping[uid].dims == ("slice", "row", "column")
+    assert mapping != cohort.masks(combine=True)
+    columns = mapping.manifest.table.drop_columns("SeriesInstanceUID")
+    nameless = lazy.Masks(Manifest(columns, 2), mapping.mirror)
+    with pytest.raises(RequestError, match="lacks"):
+        list(nameless)
     with pytest.raises(RequestError, match=r"masks\(\)"):
         SAMPLE.all().to_masks()
 

@@ -461,7 +461,7 @@ def test_label_overview_and_thumbnail_are_no_levels(bucket):
 def test_what_is_no_slide_is_refused(bucket):
     one = bucket.add(native(np.zeros((1, 4, 6), np.uint8)))
     two = bucket.add(full())
-    with pytest.raises(GeometryError, match="no object is a level") as caught:
+    with pytest.raises(GeometryError, match="none of 1 objects is a level of a slide: .* is no tiled image") as caught:
         to_slide(bucket.manifest(one), bucket.mirror)
     assert caught.value.verdict == "not a slide"
     with pytest.raises(RequestError, match="2 are selected"):
@@ -484,6 +484,12 @@ def test_an_affine_goes_to_mm_on_the_slide(tmp_path_factory):
     assert level.region_mm(15.1, 27.9, 15.3, 27.4).shape == (0, 1, 3)
     assert level.pixels_of(100, 100, -100, -100) == (0, 0, 70, 110)
     assert level.region_mm(100, 100, 90, 90).size == 0
+    for asked in (
+        lambda: level.region_mm(0, 0, float("nan"), 1),
+        lambda: level.region(0, 0.5, 2, 2),
+    ):
+        with pytest.raises(RequestError, match=r"finite numbers|whole pixels"):
+            asked()
     array = level.to_xarray()
     assert array.coords["x"].dims == ("row",)
     assert array.coords["y"].dims == ("column",)

@@ -247,6 +247,35 @@ def test_an_instance_that_the_series_lacks_is_named(manifest, tmp_path):
     assert pickle.loads(pickle.dumps(caught.value)).details == caught.value.details
 
 
+def test_an_instance_that_the_series_lacks_takes_nothing_from_others(manifest, meant):
+    stray = "80000000-0000-4000-8000-000000000000"
+    uuid, paths = next((u, p) for u, p in meant.items() if len(p) > 1)
+    wrong = subset(manifest, {uuid: [stray, *(path.stem for path in paths)]})
+    cohort = Cohort(FixedRows(wrong, "sample"), mirror=SAMPLE).search(
+        crdc_series_uuid=uuid
+    )
+    for size in (1, 100):
+        options = {"on_error": "collect", "partition_instances": size}
+        results, failures = cohort.to_dask(**options).collected()
+        assert [found.crdc_instance_uuid for found in results] == [
+            path.stem for path in paths
+        ]
+        assert failures.column("crdc_instance_uuid").to_pylist() == [stray]
+        frame = cohort.headers("SOPInstanceUID", **options).compute()
+        assert frame["failure_kind"].value_counts().to_dict() == {"not found": 1}
+        assert frame["SOPInstanceUID"].count() == len(paths)
+
+
+@pytest.mark.parametrize("names", [("../beside", "b"), ("u", "../beside")])
+def test_a_name_leads_nowhere_else(tmp_path, names):
+    for folder in ("beside", "bucket/b"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.dcm").write_bytes(b"DICM")
+    mirror = resolve_mirror(tmp_path / "bucket" / "b")
+    with pytest.raises(RequestError, match=r"'\.\./beside' is no name"):
+        instances([Part(*names)], mirror)
+
+
 def test_the_whole_listing_is_held_against_the_index(cohort, files, tmp_path):
     bucket = tmp_path / "bucket"
     shutil.copytree(BUCKET, bucket)

@@ -19,7 +19,8 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import xarray
 from distributed import Client, LocalCluster
-from images import image, saved
+from images import image, read, saved
+from pydicom import Dataset
 
 import intake_idc
 from intake_idc import lazy, open_idc, resolve_mirror, sample_path, window
@@ -416,8 +417,12 @@ def test_times_are_a_leading_axis(bucket, tmp_path):
     assert np.array_equal(found, pixels)
     assert found.time.values.tolist() == [100, 140, 180]
     assert found.time.attrs["units"] == "ms"
-    assert found.position_z.dims == ("time", "slice")
-    assert found.sel(time=140).position_z.values.tolist() == [0, 2.5, 5, 7.5]
+    assert found.position_z.dims == ("slice",)
+    assert found.position_z.values.tolist() == [0, 2.5, 5, 7.5]
+    mean = found.mean("time", keep_attrs=True)
+    assert lazy.grid_of(mean) == lazy.grid_of(found.sel(time=140))
+    with pytest.raises(GeometryError, match="time is empty"):
+        lazy.grid_of(found[:0])
     read = intake_idc.to_nifti(found, tmp_path / "fmri.nii")
     read = nibabel.load(tmp_path / "fmri.nii")
     assert np.array_equal(np.asanyarray(read.dataobj), pixels.transpose(3, 2, 1, 0))
@@ -431,6 +436,19 @@ def test_times_are_a_leading_axis(bucket, tmp_path):
         cut = lazy.to_volume(manifest, bucket.mirror, chunk_bytes=bound)
         assert cut.data.chunks[:2] == chunks
         assert np.array_equal(cut, pixels)
+
+
+def test_places_that_move_with_time_are_kept_of_each_time(bucket):
+    beside = [0.0, 0.05]
+    files = [
+        dicom_of((x, 0, 5 * k), planes(1)[0], TemporalPositionIdentifier=t)
+        for t, x in enumerate(beside)
+        for k in range(3)
+    ]
+    found = bucket.volume(files)
+    assert found.position_x.dims == ("time", "slice")
+    assert found.position_x.values.tolist() == [[x] * 3 for x in beside]
+    assert [lazy.grid_of(found[t]).origin[0] for t in range(2)] == beside
 
 
 def test_slices_with_times_of_their_own_keep_them(bucket):
@@ -555,6 +573,34 @@ def test_frames_of_an_enhanced_object_are_slices(bucket, chunk_bytes):
     assert found.attrs["spacing"] == [5, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("types", "units"),
+    [
+        ([None] * 3, "HU"),
+        (["HU"] * 3, "HU"),
+        (["ED"] * 3, "ED"),
+        (["US"] * 3, None),
+        (["HU", "HU", "ED"], None),
+    ],
+)
+def test_units_are_those_that_every_slice_names(bucket, types, units):
+    single = [
+        dicom_of((0, 0, 5 * k), planes(1)[0], **({"RescaleType": kind} if kind else {}))
+        for k, kind in enumerate(types)
+    ]
+    assert bucket.volume(single, rescale=True).attrs.get("units") == units
+    frames = read(enhanced(planes(3), [0, 5, 10]))
+    groups = frames.PerFrameFunctionalGroupsSequence
+    for kind, group in zip(types, groups, strict=True):
+        values = Dataset()
+        values.RescaleSlope, values.RescaleIntercept = 1, -1024
+        if kind:
+            values.RescaleType = kind
+        group.PixelValueTransformationSequence = [values]
+    found = bucket.volume([saved(frames)], rescale=True)
+    assert found.attrs.get("units") == units
+
+
 @pytest.mark.parametrize("whole_bytes", [0, 2**24], ids=["ranges", "whole"])
 def test_large_objects_are_read_by_their_frames(bucket, monkeypatch, whole_bytes):
     monkeypatch.setattr(loading, "WHOLE_BYTES", whole_bytes)
@@ -629,6 +675,32 @@ def test_values_that_do_not_fit_a_dtype_never_wrap(bucket, dtype, more, compute)
         lazy.to_volume(manifest, bucket.mirror, **options).compute()
 
 
+@pytest.mark.parametrize("compute", [False, True], ids=["lazy", "at once"])
+def test_units_that_are_by_a_table_are_not_made_up(bucket, compute):
+    item = Dataset()
+    item.ModalityLUTType = "HU"
+    pixels = planes(3)
+    manifest = bucket.series(upright(3, pixels, ModalityLUTSequence=[item]))
+    with pytest.raises(RequestError, match="Modality LUT"):
+        lazy.to_volume(manifest, bucket.mirror, rescale=True, compute=compute)
+    stored = lazy.to_volume(manifest, bucket.mirror, compute=compute)
+    assert np.array_equal(stored, pixels)
+
+
+def test_floats_that_would_become_infinite_do_not_fit(bucket):
+    wide = planes(3, dtype=np.uint16)
+    wide[1, 2, 3] = 65530
+    with pytest.raises(GeometryError, match="65530 do not fit float16"):
+        bucket.volume(upright(3, wide), dtype="f2").compute()
+    assert bucket.volume(upright(3, wide // 100), dtype="f2").dtype == "f2"
+
+
+@pytest.mark.parametrize("dtype", ["S5", "U5", "O", "c8", "?", "M8[ns]", "int17"])
+def test_values_are_real_numbers(dtype):
+    with pytest.raises(RequestError, match=r"dtype is one of|whole numbers or floats"):
+        CT.to_volume(dtype=dtype)
+
+
 # One series, many, and the index.
 
 
@@ -652,6 +724,7 @@ def test_one_series_makes_a_volume_and_many_a_mapping(tmp_path, bucket):
     with pytest.raises(RequestError, match="lacks"):
         len(nameless)
     assert repr(volumes) == "<Volumes of 2 series>"
+    assert volumes != both.volumes(rescale=True)
 
 
 def test_objects_of_two_series_make_no_volume():
@@ -775,16 +848,45 @@ def test_a_cut_volume_knows_where_it_lies(bucket):
         volume.isel(slice=0),
         volume.drop_vars("position_x"),
         volume.drop_attrs(),
+        volume.isel(row=slice(0, 0)),
+        volume.pad(slice=1),
+        volume.pad(column=(2, 0)),
+        volume.reindex(slice=[-5.0, *volume.slice.values]),
     ):
         with pytest.raises(GeometryError):
             lazy.grid_of(lost)
+    for other in ("volume", volume.values):
+        with pytest.raises(RequestError, match=r"xarray\.DataArray; got"):
+            lazy.grid_of(other)
+
+
+def test_a_tilted_volume_stays_one_when_it_is_turned_or_cut_to_a_slice(bucket):
+    volume = bucket.volume(upright(6, planes(6), orientation=TILTED))
+    whole = lazy.grid_of(volume)
+    turned = lazy.grid_of(volume[::-1])
+    assert np.allclose((turned.tilt, turned.spacing[0]), (14, whole.spacing[0]))
+    assert np.allclose(turned.affine[:3, 0], -whole.affine[:3, 0])
+    for part in (volume[::-1], volume[2:3]):
+        with pytest.raises(GeometryError, match=r"sheared by 14\.00 degrees"):
+            intake_idc.to_sitk(part)
+        image = intake_idc.to_nifti(part)
+        assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (
+            1,
+            0,
+        )
+
+
+def test_attributes_of_one_dimension_say_where_a_volume_lies_as_well():
+    volume = CT.to_volume()
+    flat = volume.assign_attrs(affine=np.ravel(volume.attrs["affine"]))
+    assert lazy.grid_of(flat) == lazy.grid_of(volume)
 
 
 def test_what_other_libraries_cannot_hold_is_refused(bucket, tmp_path):
     volume = bucket.volume(upright(3))
     with pytest.raises(RequestError, match=r"\.nii or \.nii\.gz"):
         intake_idc.to_nifti(volume, tmp_path / "a.img")
-    for kind in (np.float16, np.bool_, np.complex64):
+    for kind in (np.float16, np.complex64):
         for use in (intake_idc.to_nifti, intake_idc.to_sitk):
             if (kind, use) == (np.complex64, intake_idc.to_sitk):
                 continue
@@ -883,4 +985,5 @@ def test_a_mask_goes_out_as_bytes(tmp_path):
     image = intake_idc.to_nifti(mask, tmp_path / "mask.nii.gz")
     assert image.get_data_dtype() == np.uint8
     assert int(np.asarray(image.dataobj).sum()) == int(mask.sum())
-    assert int(sitk.GetArrayFromImage(intake_idc.to_sitk(mask)).sum()) == int(mask.sum())
+    other = sitk.GetArrayFromImage(intake_idc.to_sitk(mask))
+    assert int(other.sum()) == int(mask.sum())

@@ -6,7 +6,11 @@ anybody has looked at them.
 
 from __future__ import annotations
 
+import functools
+import os
+import threading
 import zlib
+from contextlib import ExitStack
 
 from intake_idc.errors import DicomReadError
 
@@ -19,6 +23,15 @@ RATIO = 200
 FREE_BYTES = 64 * 1024**2
 """Bytes that may come at any ratio: masks are nearly all zeros, and are small."""
 STEP = 4 * 1024**2
+"""Bytes that are made at once, and that anybody may make without waiting."""
+AT_ONCE = 2
+"""Streams of a process that become more than `STEP` at a time: bombs that lie side by
+side are looked at one after the other."""
+
+
+@functools.cache
+def _turns(_pid: int) -> threading.BoundedSemaphore:
+    return threading.BoundedSemaphore(AT_ONCE)
 
 
 def inflate(
@@ -29,6 +42,8 @@ def inflate(
     offset: int = 0,
 ) -> bytes:
     """Inflate a raw DEFLATE stream (RFC 1951), and refuse one that is a bomb.
+
+    Two threads at a time make more than 4 MiB; the others wait for their turn.
 
     Parameters
     ----------
@@ -50,26 +65,30 @@ def inflate(
     parts: list[bytes] = []
     made = 0
     rest: bytes | memoryview = data
-    while not inflater.eof:
-        try:
-            part = inflater.decompress(rest, STEP)
-        except zlib.error as error:
-            msg = f"{url}: the deflated part cannot be inflated ({error})"
-            raise DicomReadError(
-                msg, kind="malformed", url=url, offset=offset
-            ) from error
-        rest = inflater.unconsumed_tail
-        if not part and not rest and not inflater.eof:
-            msg = f"{url}: the deflated part ends early, after {made} bytes"
-            raise DicomReadError(msg, kind="truncated", url=url, offset=offset)
-        parts.append(part)
-        made += len(part)
-        used = len(data) - len(rest)
-        if made > most or (made > FREE_BYTES and made > RATIO * used):
-            msg = (
-                f"{url}: {used} deflated bytes became more than {made - len(part)}; "
-                f"an object may inflate to {most} bytes, and beyond {FREE_BYTES} "
-                f"only by a factor of {RATIO}"
-            )
-            raise DicomReadError(msg, kind="malformed", url=url, offset=offset)
-    return b"".join(parts)
+    with ExitStack() as turn:
+        while not inflater.eof:
+            if len(parts) == 1:
+                turn.enter_context(_turns(os.getpid()))
+            try:
+                part = inflater.decompress(rest, STEP)
+            except zlib.error as error:
+                msg = f"{url}: the deflated part cannot be inflated ({error})"
+                raise DicomReadError(
+                    msg, kind="malformed", url=url, offset=offset
+                ) from error
+            rest = inflater.unconsumed_tail
+            if not part and not rest and not inflater.eof:
+                msg = f"{url}: the deflated part ends early, after {made} bytes"
+                raise DicomReadError(msg, kind="truncated", url=url, offset=offset)
+            parts.append(part)
+            made += len(part)
+            used = len(data) - len(rest)
+            if made > most or (made > FREE_BYTES and made > RATIO * used):
+                before = made - len(part)
+                msg = (
+                    f"{url}: {used} deflated bytes became more than {before}; "
+                    f"an object may inflate to {most} bytes, and beyond {FREE_BYTES} "
+                    f"only by a factor of {RATIO}"
+                )
+                raise DicomReadError(msg, kind="malformed", url=url, offset=offset)
+        return b"".join(parts)

@@ -170,7 +170,7 @@ def _check_kind(header: Dataset, url: str) -> None:
     is_one = "SegmentSequence" in header
     if kind == "slide" and is_one:
         reason = "a segmentation of a slide: its frames are tiles"
-        msg = f"{url}: {reason}, not planes of a patient; read its pixels or tiles"
+        msg = f"{url}: {reason}, not planes of a patient; to_slide() reads them"
         raise GeometryError(msg, reasons=(reason,), url=url)
     if kind != "segmentation":
         sop_class = values(header, ("SOPClassUID",), url)["SOPClassUID"]

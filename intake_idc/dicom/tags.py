@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -133,7 +134,9 @@ def resolve_tags(names: str | Sequence[str]) -> tuple[Tag, ...]:
         is a sequence or bulk data; goes through what is no sequence; or is there
         twice.
     """
-    asked = [names] if isinstance(names, str) else list(names)
+    given: object = names
+    several = isinstance(given, Iterable) and not isinstance(given, str | bytes)
+    asked: list[Any] = list(names) if several else [names]
     if not asked:
         msg = "no tag was asked for; give DICOM keywords such as 'Rows'"
         raise RequestError(msg)
@@ -234,10 +237,10 @@ def read_values(
     window, syntax, start, deflated = entered(Marked(read, size, url))
     parts = [window.take(0, start)]
     if tops:
-        last = max(tops)
-        tops.add(CHARACTER_SET)
         if any(tag.vr == "US or SS" for tag in tags):
             tops.add(PIXEL_REPRESENTATION)
+        last = max(tops)
+        tops.add(CHARACTER_SET)
         window.mark = None
         parts += walk(window, start, syntax, lambda tag: tag > last, tops)[0]
     file = io.BytesIO(b"".join(parts))

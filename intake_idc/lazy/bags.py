@@ -227,10 +227,18 @@ def pieces_of(
     size = sys.maxsize if unbounded else PARTITION_BYTES
     return manifest.pieces(
         size_in_bytes(size if partition_bytes is None else partition_bytes),
-        instances if partition_instances is None else partition_instances,
+        _count(instances if partition_instances is None else partition_instances),
         most=PARTITIONS if bounds == (None, None) else None,
         whole_series=whole_series,
     )
+
+
+def _count(instances: int) -> int:
+    try:
+        return operator.index(instances)
+    except TypeError as error:
+        msg = f"partition_instances is a whole number; got {instances!r}"
+        raise RequestError(msg) from error
 
 
 def check_rows(manifest: Manifest) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -81,11 +81,12 @@ def declared(
     ):
         return None
     about: Mapping[str, Any] = published
+    slices: Sequence[volume.Slice] = ()
     if dtype is None:
         first = DicomObject(instances([part], mirror)[0], mirror)
         (one,) = described([first])
         dtype = _dtype_of(one, wish, str(row.get("Modality") or ""))
-        about = one.about
+        slices, about = one.slices, one.about
         if dtype is None:
             return None
     task = _Declared(bare(part), mirror, grid, dtype.str, wish.rescale)
@@ -103,7 +104,7 @@ def declared(
         "reasons": ["by volume_geometry_index; held against the objects when computed"],
         "aside": [],
         **of_grid(grid),
-        **units_of(str(row.get("Modality") or ""), about, wish),
+        **units_of(str(row.get("Modality") or ""), slices, about, wish),
     }
     steps = np.arange(grid.shape[0])
     corners = grid.to_mm(np.stack([steps, steps * 0, steps * 0], 1))

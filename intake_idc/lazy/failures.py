@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args
+from functools import partial
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, get_args
 
 from intake_idc.errors import (
     AccessDenied,
@@ -28,6 +30,7 @@ __all__ = [
     "OnError",
     "Outcome",
     "attempt",
+    "call",
     "check_on_error",
     "failure_of",
     "failures_table",
@@ -89,7 +92,7 @@ def check_on_error(on_error: str) -> None:
 
 def attempt(
     function: Callable[[Given], Result],
-    items: Iterable[Given],
+    items: Iterable[Given | Failure],
     named: Callable[[Given], tuple[str, str, str | None]],
     on_error: OnError,
 ) -> Outcome[Result]:
@@ -100,16 +103,19 @@ def attempt(
     function : callable
         What is done with an item.
     items : iterable
-        In order.
+        In order; a `Failure` among them stays one.
     named : callable
         Gives url, crdc_series_uuid and crdc_instance_uuid of an item.
     on_error : OnError
         What becomes of an item whose call raises.
     """
+    function = partial(call, function)
     if on_error == "raise":
-        return Outcome(list(each(function, items)), [])
+        return Outcome(list(each(function, cast("Iterable[Given]", items))), [])
 
-    def tried(item: Given) -> Result | _Failed:
+    def tried(item: Given | Failure) -> Result | _Failed:
+        if isinstance(item, Failure):
+            return _Failed(item)
         try:
             return function(item)
         except Exception as error:  # noqa: BLE001  (it becomes a row of the table)
@@ -125,6 +131,24 @@ def attempt(
         leave_out(outcome.failures)
         outcome.failures.clear()
     return outcome
+
+
+def call(function: Callable[[Given], Result], item: Given) -> Result:
+    """Call a function of the caller's.
+
+    Raises
+    ------
+    RequestError
+        It gives a generator, which would read, and fail, after its task has ended.
+    """
+    result = function(item)
+    if isinstance(result, GeneratorType):
+        msg = (
+            f"{function!r} gave a generator, which reads nothing before its task has "
+            "ended; give a list"
+        )
+        raise RequestError(msg)
+    return result
 
 
 def leave_out(failures: Iterable[Failure]) -> None:
@@ -143,8 +167,10 @@ def failure_of(
 ) -> Failure:
     """Describe an error as a row of the table."""
     attempts = error.details.get("attempts", 1) if isinstance(error, IDCError) else 1
+    # What is no text, of a header or of a path, would spoil the table of all others.
+    reason = str(error).encode(errors="backslashreplace").decode()
     return Failure(
-        url, crdc_series_uuid, crdc_instance_uuid, _kind(error), str(error), attempts
+        url, crdc_series_uuid, crdc_instance_uuid, _kind(error), reason, attempts
     )
 
 
@@ -166,7 +192,11 @@ def _kind(error: Exception) -> str:
 
 
 def failures_table(failures: Iterable[Failure]) -> pa.Table:
-    """Give failures as a table: the fields of `Failure`, in their order."""
+    """Give failures as a table: the fields of `Failure`, in their order.
+
+    Each once: a series that cannot be listed fails in every partition that it is cut
+    over.
+    """
     import pyarrow as pa
 
     schema = pa.schema(
@@ -179,5 +209,7 @@ def failures_table(failures: Iterable[Failure]) -> pa.Table:
             "attempts": pa.int32(),
         }
     )
-    rows: list[dict[str, Any]] = [asdict(failure) for failure in failures]
+    rows: list[dict[str, Any]] = [
+        asdict(failure) for failure in dict.fromkeys(failures)
+    ]
     return pa.Table.from_pylist(rows, schema)

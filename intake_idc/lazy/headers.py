@@ -24,7 +24,7 @@ from intake_idc.lazy.failures import (
 )
 from intake_idc.lazy.objects import DicomObject
 from intake_idc.lazy.tables import arrow_frame
-from intake_idc.lazy.tasks import list_objects
+from intake_idc.lazy.tasks import list_objects, list_parts
 from intake_idc.storage import Ranged, each
 
 if TYPE_CHECKING:
@@ -229,24 +229,25 @@ def _row(
     return HeaderRow(series, uuid, url, item.size, found)
 
 
-def _listed(part: Part, mirror: Mirror) -> list[DicomObject] | list[HeaderRow]:
+def _listed(part: Part, mirror: Mirror) -> list[DicomObject | HeaderRow]:
     """List a series; where that fails, give a row for each object that is meant.
 
     So there are as many rows however a series is cut.
     """
-    try:
-        return list_objects([part], mirror).results
-    except Exception as error:  # noqa: BLE001  (it becomes a part of the rows)
-        url = mirror.series_url(part)
-        failure = failure_of(error, url, part.crdc_series_uuid, None)
-    names: list[str | None] = [None] * (1 if part.instances is None else part.instances)
-    if part.only is not None:
-        meant = part.only[part.first_instance : part.last_instance]
-        names = [str(UUID(bytes=uuid)) for uuid in meant.to_pylist()]
-    return [
-        HeaderRow(part.crdc_series_uuid, name, url, None, None, failure)
-        for name in names
-    ]
+    series = part.crdc_series_uuid
+    items: list[DicomObject | HeaderRow] = []
+    for found in list_parts([part], mirror):
+        if isinstance(found, DicomObject):
+            items.append(found)
+            continue
+        names = [found.crdc_instance_uuid]
+        if names == [None] and part.only is not None:
+            meant = part.only[part.first_instance : part.last_instance]
+            names = [str(UUID(bytes=uuid)) for uuid in meant.to_pylist()]
+        elif names == [None]:
+            names *= 1 if part.instances is None else part.instances
+        items += [HeaderRow(series, name, found.url, failure=found) for name in names]
+    return items
 
 
 def header_schema(tags: Sequence[Tag], on_error: OnError = "raise") -> pa.Schema:

@@ -60,7 +60,8 @@ def meaning(
         found["missing"] = list(stack.missing)
     if not _varies(stack, attrs):
         found["slope"], found["intercept"] = stack.slopes[0], stack.intercepts[0]
-    return {**found, **units_of(str(attrs.get("Modality") or ""), about, wish)}
+    modality = str(attrs.get("Modality") or "")
+    return {**found, **units_of(modality, slices, about, wish)}
 
 
 def of_grid(grid: volume.Grid) -> dict[str, Any]:
@@ -72,12 +73,21 @@ def of_grid(grid: volume.Grid) -> dict[str, Any]:
     }
 
 
-def units_of(modality: str, about: Mapping[str, Any], wish: Wish) -> dict[str, Any]:
-    """Say what the values mean (PS3.3 C.11.1.1.2, C.8.9.1.1.3, C.8.8.3)."""
+def units_of(
+    modality: str,
+    slices: Sequence[volume.Slice],
+    about: Mapping[str, Any],
+    wish: Wish,
+) -> dict[str, Any]:
+    """Say what the values mean (PS3.3 C.11.1.1.2, C.8.9.1.1.3, C.8.8.3).
+
+    Slices that name several units have none in common.
+    """
     found: dict[str, Any] = {"rescaled": int(wish.rescale)}
     if not wish.rescale:
         return found
-    units = about.get("RescaleType")
+    named = {one.rescale_type for one in slices}
+    units = "US" if len(named) > 1 else "".join(named)
     if modality == "CT":
         units = units or "HU"
     elif modality == "PT":
@@ -115,7 +125,12 @@ def coordinates(
     many = counts[-1]
     found = in_plane(stack.shape[-2:], stack.pixel_spacing)
     found["slice"] = ("slice", np.array(stack.positions[:many]), {"units": "mm"})
-    found |= corners_of(dims, by_slice(stack.corners)[1])
+    places = np.array(stack.corners, np.float64).reshape(*counts, 3)
+    if axis is not None and (places == places[0]).all():
+        # A mean over the leading axis keeps what does not lie along it.
+        found |= corners_of(("slice",), places[0])
+    else:
+        found |= corners_of(dims, places)
     found["SOPInstanceUID"] = by_slice([one.uid for one in slices])
     found["crdc_instance_uuid"] = by_slice(
         [series.objects[one.index].crdc_instance_uuid for one in slices]
@@ -233,7 +248,7 @@ def grid_of(array: DataArray) -> volume.Grid:
     lost = [name for name in ("row", "column", *POSITION) if name not in array.coords]
     if lost:
         _refuse(f"the array has no coordinates {', '.join(lost)}")
-    empty = [name for name in ("slice", "row", "column") if not array.sizes[name]]
+    empty = [str(name) for name, size in array.sizes.items() if not size]
     if empty:
         _refuse(f"the axis {', '.join(empty)} is empty")
     matrix = np.array(affine, np.float64).reshape(4, 4)

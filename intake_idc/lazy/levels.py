@@ -187,10 +187,14 @@ class Level:
         Raises
         ------
         RequestError
-            It is not all inside the level.
+            It is not all inside the level, or not of whole pixels.
         DicomReadError
             A tile cannot be read or decoded.
         """
+        box = row, column, height, width
+        if not all(isinstance(number, int | np.integer) for number in box):
+            msg = f"row, column, height and width are whole pixels; got {box}"
+            raise RequestError(msg)
         inside = 0 <= row <= row + height <= self.rows
         if not inside or not 0 <= column <= column + width <= self.columns:
             msg = (
@@ -201,7 +205,7 @@ class Level:
         block = _read_block(
             self,
             [part.found.frame_index for part in self.parts],
-            (row, column, height, width),
+            box,
             range(len(self.paths)),
             range(len(self.heights)),
         )
@@ -227,7 +231,14 @@ class Level:
         ------
         GeometryError
             The level does not say where it lies.
+        RequestError
+            A corner is no place.
         """
+        if not np.isfinite([x0, y0, x1, y1]).all():
+            msg = (
+                f"corners are finite numbers, in mm; got ({x0}, {y0}) and ({x1}, {y1})"
+            )
+            raise RequestError(msg)
         affine = self.affine
         if affine is None:
             msg = f"{self.parts[0].found.url} does not say where on the slide it lies"

@@ -55,7 +55,7 @@ _OF_SERIES = (
     "DoseType",
     "DoseSummationType",
 )
-_OF_VALUES = ("RescaleType", "Units", "DoseUnits")
+_OF_VALUES = ("Units", "DoseUnits")
 _PLACE = ("position", "orientation", "pixel_spacing", "rows", "columns")
 
 
@@ -66,6 +66,8 @@ class Described(NamedTuple):
     """One for each frame that has a place."""
     about: Mapping[str, Any]
     """What the values mean, and, of the first object, what series it is of."""
+    table: bool
+    """Whether output units are by a table, Modality LUT Sequence (PS3.3 C.11.1)."""
 
 
 class Held(NamedTuple):
@@ -74,6 +76,8 @@ class Held(NamedTuple):
     slices: list[volume.Slice]
     """As in `Described`."""
     about: Mapping[str, Any]
+    """As in `Described`."""
+    table: bool
     """As in `Described`."""
     frames: dict[int, npt.NDArray[Any]]
     """Stored values of the frames that have a place, by number."""
@@ -113,24 +117,25 @@ def _described(numbered: tuple[int, DicomObject]) -> Described:
 def _describe(header: dicom.Dataset, index: int, url: str) -> Described:
     keywords = _OF_VALUES if index else (*_OF_SERIES, *_OF_VALUES)
     about = dicom.values(header, keywords, url)
-    return Described(dicom.slices_of(header, index, url), about)
+    table = "ModalityLUTSequence" in header
+    return Described(dicom.slices_of(header, index, url), about, table)
 
 
 def _held(numbered: tuple[int, DicomObject]) -> Held:
     index, found = numbered
     if found.size > WHOLE_BYTES:
-        slices, about = _described(numbered)
+        slices, about, table = _described(numbered)
         wanted = _placed(slices)
         rgb = any(one.samples > 1 for one in slices)
         read = zip(wanted, found.frames(wanted, rgb=rgb), strict=True)
-        return Held(slices, about, dict(read))
+        return Held(slices, about, table, dict(read))
     data = found.read()
     header = dicom.read_header(lambda a, b: data[a:b], len(data), found.url)
-    slices, about = _describe(header, index, found.url)
+    slices, about, table = _describe(header, index, found.url)
     wanted = _placed(slices)
     rgb = any(one.samples > 1 for one in slices)
     frames = zip(wanted, _decoded(data, found.url, wanted, rgb=rgb), strict=True)
-    return Held(slices, about, dict(frames))
+    return Held(slices, about, table, dict(frames))
 
 
 def _placed(slices: Sequence[volume.Slice]) -> list[int]:
@@ -295,9 +300,11 @@ class Values:
         values = frame
         if scale is not None:
             values = volume.rescale(frame, *scale, self.working)
-        if out.dtype.kind in "iu" and not np.can_cast(values.dtype, out.dtype, "safe"):
-            limits = np.iinfo(out.dtype)
-            low, high = values.min(), values.max()
+        if not np.can_cast(values.dtype, out.dtype, "safe"):
+            # What is infinite stays so; what would become infinite does not fit.
+            finite = values[np.isfinite(values)]
+            limits = (np.iinfo if out.dtype.kind in "iu" else np.finfo)(out.dtype)
+            low, high = (finite.min(), finite.max()) if finite.size else (0, 0)
             if low < limits.min or high > limits.max:
                 reason = f"values from {low} to {high}"
                 msg = f"{url}: {reason} do not fit {out.dtype}"
@@ -338,10 +345,7 @@ class Wish:
                 stored, stack.slopes, stack.intercepts, bits=stack.bits_stored
             )
         dtype = natural if self.dtype is None else np.dtype(self.dtype)
-        if not np.can_cast(natural, dtype, "same_kind") and dtype.kind != "u":
-            msg = f"these values are {natural}; they cannot be given as {dtype}"
-            raise RequestError(msg, dtype=str(dtype))
-        if natural.kind == "f" and dtype.kind == "u":
+        if natural.kind == "f" and dtype.kind != "f":
             msg = f"these values are {natural}; they cannot be given as {dtype}"
             raise RequestError(msg, dtype=str(dtype))
         # More digits than are needed are computed with, fewer are not.
@@ -388,10 +392,26 @@ def plane_of(stack: volume.Stack) -> tuple[int, ...]:
     return plane if stack.samples == 1 else (*plane, stack.samples)
 
 
-def scales_of(stack: volume.Stack, wish: Wish) -> tuple[tuple[float, float], ...]:
-    """Give slope and intercept of each slice; nothing where it is not rescaled."""
-    pairs = zip(stack.slopes, stack.intercepts, strict=True)
-    return tuple(pairs) if wish.rescale else ()
+def scales_of(
+    series: ReadSeries, stack: volume.Stack, wish: Wish
+) -> tuple[tuple[float, float], ...]:
+    """Give slope and intercept of each slice; nothing where it is not rescaled.
+
+    Raises
+    ------
+    RequestError
+        A slice has no slope, but a table.
+    """
+    if not wish.rescale:
+        return ()
+    by_table = [index for index in stack.order if series.read[index].table]
+    if by_table:
+        msg = (
+            f"{series.objects[by_table[0]].url}: output units are by a table (Modality "
+            "LUT Sequence), which is not applied; rescale=False gives stored values"
+        )
+        raise RequestError(msg)
+    return tuple(zip(stack.slopes, stack.intercepts, strict=True))
 
 
 def to_numpy(series: ReadSeries, stack: volume.Stack, wish: Wish) -> npt.NDArray[Any]:
@@ -400,9 +420,9 @@ def to_numpy(series: ReadSeries, stack: volume.Stack, wish: Wish) -> npt.NDArray
     Raises
     ------
     IntegrityError, GeometryError, RequestError
-        As `Values.put` and `Wish.values`.
+        As `Values.put`, `Wish.values` and `scales_of`.
     """
-    values, scales = wish.values(stack), scales_of(stack, wish)
+    values, scales = wish.values(stack), scales_of(series, stack, wish)
     places = list(zip(stack.order, stack.frames, strict=True))
     plane = plane_of(stack)
     out = np.empty((len(places), *plane), values.dtype)

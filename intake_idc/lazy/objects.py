@@ -265,8 +265,9 @@ def _indexed(found: DicomObject) -> tuple[Source, FrameIndex]:
         source.read, instance.size, instance.url, read_many=source.read_many
     )
     if source.etag is not None:
-        while len(_kept) >= KEPT_INDEXES:
-            _kept.pop(next(iter(_kept), key), None)
+        # A list, since other threads put theirs in meanwhile.
+        for oldest in [*_kept][: 1 - KEPT_INDEXES]:
+            _kept.pop(oldest, None)
         _kept[key] = _Kept(index, source.etag)
     return source, index
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from intake_idc import display
-from intake_idc.arrow import integers, one, texts
+from intake_idc.arrow import integers, texts
 from intake_idc.dicom import resolve_tags
 from intake_idc.errors import IntegrityError, RequestError
 from intake_idc.files import beside
@@ -123,11 +123,11 @@ def scan_headers(
     folder = _folder(path)
     before = _parts(folder)
     names = _check_tags(before, tuple(tag.name for tag in found))
-    missing, have = _missing(manifest, before)
+    missing, have, others = _missing(manifest, before)
     run = secrets.token_hex(8)
     came: list[int | Failure] = []
     if len(missing):
-        kept = _Kept(folder, names) if before else None
+        kept = _Kept(others, names) if others else None
         read = ReadHeaders(mirror, names, on_error, kept)
         pieces = pieces_of(missing, None, partition_instances, HEADER_INSTANCES)
         tasks = [
@@ -138,7 +138,7 @@ def scan_headers(
         came = bag.compute(progress=progress)
         _drop_repeated(sorted(set(_parts(folder)) - set(before)))
     table = failures_table([entry for entry in came if not isinstance(entry, int)])
-    if on_error == "collect":
+    if on_error != "skip":
         _keep_failures(folder, manifest, table)
     total = sum(_metadata(part).num_rows for part in _parts(folder))
     return Scan(folder, total, sum(n for n in came if isinstance(n, int)), table)
@@ -152,14 +152,15 @@ class _Kept:
     are the same: they have a row in each.
     """
 
-    folder: Path
+    parts: tuple[Path, ...]
+    """Files that hold series which this scan is not about."""
     names: tuple[str, ...]
 
     def __call__(self, uuids: Sequence[str]) -> dict[str, dict[str, Any]]:
         import pyarrow.compute as pc
         import pyarrow.dataset as ds
 
-        rows = ds.dataset([str(part) for part in _parts(self.folder)]).to_table(
+        rows = ds.dataset([str(part) for part in self.parts]).to_table(
             [UUID, *self.names], filter=pc.field(UUID).isin(texts(uuids))
         )
         return {row.pop(UUID): row for row in rows.to_pylist()}
@@ -238,51 +239,71 @@ def _check_tags(parts: Sequence[Path], names: tuple[str, ...]) -> tuple[str, ...
 
 def _missing(
     manifest: Manifest, parts: Sequence[Path]
-) -> tuple[Manifest, dict[str, frozenset[str]]]:
-    """Give the series that are not complete, and what is there of them."""
+) -> tuple[Manifest, dict[str, frozenset[str]], tuple[Path, ...]]:
+    """Give the series that are not complete, what is there of them, and other files.
+
+    A run reads an object once, so that the rows of a series are counted where they come
+    from one. Of two that were killed both may have read the same: there the objects
+    themselves are looked at, and those that are there twice let go of.
+    """
+    asked = set(manifest.uuids)
     counts: Counter[str] = Counter()
+    runs: defaultdict[str, set[str]] = defaultdict(set)
+    others: list[Path] = []
     for part in parts:
-        held = _column(part, SERIES).value_counts()
-        for entry in held.to_pylist():
+        held = _column(part, SERIES).value_counts().to_pylist()
+        for entry in held:
             counts[entry["values"]] += entry["counts"]
-    rows: list[int] = []
-    begun: set[str] = set()
-    for row, series in enumerate(manifest.parts()):
-        there = counts[series.crdc_series_uuid]
-        if series.instanceCount is None or there < series.instanceCount:
-            rows.append(row)
-            if there:
-                begun.add(series.crdc_series_uuid)
-    missing = manifest.take(integers(rows))
+            runs[entry["values"]].add(_run(part))
+        if not asked.issuperset(entry["values"] for entry in held):
+            others.append(part)
+    begun = {
+        series.crdc_series_uuid
+        for series in manifest.parts()
+        if counts[series.crdc_series_uuid]
+        and (
+            len(runs[series.crdc_series_uuid]) > 1
+            or series.instanceCount is None
+            or counts[series.crdc_series_uuid] < series.instanceCount
+        )
+    }
     have = _instances(parts, begun)
-    if not have:
-        return missing, have
-    keep = [
+    if any(len(there) < counts[name] for name, there in have.items()):
+        _drop_repeated(parts)
+    complete = frozenset(counts) - begun
+    rows = [
         row
-        for row, part in enumerate(missing.parts())
-        if not _is_there(part, have.get(part.crdc_series_uuid, frozenset()))
+        for row, series in enumerate(manifest.parts())
+        if series.crdc_series_uuid not in complete
+        and not _is_there(series, have.get(series.crdc_series_uuid, frozenset()))
     ]
-    return missing.take(integers(keep)), have
+    return manifest.take(integers(rows)), have, tuple(others)
+
+
+def _run(part: Path) -> str:
+    return part.name.split("-")[1]
 
 
 def _is_there(part: Part, have: frozenset[str]) -> bool:
     """Say whether all is there that is meant of a series, where that can be told."""
     if part.only is None:
-        return False
+        return part.instanceCount is not None and len(have) >= part.instanceCount
     meant = part.only[part.first_instance : part.last_instance].to_pylist()
     return all(str(uuid.UUID(bytes=known)) in have for known in meant)
 
 
 def _instances(parts: Sequence[Path], series: set[str]) -> dict[str, frozenset[str]]:
     """Give the objects that are there of some series."""
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    found: defaultdict[str, list[str]] = defaultdict(list)
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    wanted = texts(sorted(series))
     for part in parts if series else ():
         table = pq.read_table(part, columns=[SERIES, UUID])
+        table = table.filter(pc.is_in(table.column(SERIES), value_set=wanted))
         for name, there in zip(*table.to_pydict().values(), strict=True):
-            if name in series:
-                found[name].append(there)
+            found[name].add(there)
     return {name: frozenset(uuids) for name, uuids in found.items()}
 
 
@@ -322,8 +343,7 @@ def _drop_repeated(parts: Sequence[Path]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    runs = {part.name.split("-")[1] for part in parts}
-    if len(runs) < 2:  # noqa: PLR2004
+    if len({_run(part) for part in parts}) < 2:  # noqa: PLR2004
         return
     seen: set[tuple[str, str]] = set()
     for part in parts:
@@ -339,16 +359,24 @@ def _drop_repeated(parts: Sequence[Path]) -> None:
 
 
 def _keep_failures(folder: Path, manifest: Manifest, failures: pa.Table) -> None:
-    """Write what failed beside the folder; of other cohorts it stays as it was."""
+    """Write what failed beside the folder; of what was not tried it stays as it was."""
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     path = folder.with_name(f"{folder.name.removesuffix('.parquet')}.failures.parquet")
     if path.exists():
+        tried = {part.crdc_series_uuid: part.only for part in manifest.parts()}
         old = pq.read_table(path)
-        tried = one(manifest.table.column(SERIES))
-        others = pc.invert(pc.is_in(old.column(SERIES), value_set=tried))
-        failures = pa.concat_tables([old.filter(others), failures])
+        rows = zip(*old.select([SERIES, UUID]).to_pydict().values(), strict=True)
+        others = [not _was_tried(tried, *row) for row in rows]
+        failures = pa.concat_tables([old.filter(pa.array(others, "bool")), failures])
     with beside(path) as written:
         pq.write_table(failures, written, compression="zstd")
+
+
+def _was_tried(tried: Mapping[str, Any], series: str, instance: str | None) -> bool:
+    only = tried.get(series)
+    if only is None or instance is None:
+        # The whole series was, or its listing.
+        return series in tried
+    return uuid.UUID(instance).bytes in only.to_pylist()

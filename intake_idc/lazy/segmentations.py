@@ -7,9 +7,8 @@ frames, or by whole voxels on that of a volume.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,14 +18,13 @@ from intake_idc.errors import EmptySelection, RequestError, nearest
 from intake_idc.lazy.extras import need
 from intake_idc.lazy.labels import POSITION, corners_of, in_plane, of_grid
 from intake_idc.lazy.loading import bare
+from intake_idc.lazy.mapping import BySeries
 from intake_idc.lazy.mask_blocks import mask_array
 from intake_idc.lazy.mask_places import FRAME, SLOT, Placed, placed
 from intake_idc.lazy.objects import DicomObject
 from intake_idc.storage import each, instances
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from xarray import DataArray
 
     from intake_idc.manifest import Manifest
@@ -155,7 +153,9 @@ def _objects(
     ]
     if wanted is None:
         return objects
-    names = [wanted] if isinstance(wanted, int | str | np.integer) else list(wanted)
+    names: list[Any] = [wanted]
+    if isinstance(wanted, Iterable) and not isinstance(wanted, str):
+        names = list(wanted)
     if not names:
         msg = "no segment is asked for; leave segments out for all of them"
         raise RequestError(msg)
@@ -294,34 +294,12 @@ def _sources(objects: Sequence[Placed], slices: int) -> list[str]:
 # Of many series.
 
 
-@dataclass(frozen=True, eq=False)
-class Masks(Mapping[str, Any]):
+@dataclass(frozen=True, eq=False, repr=False)
+class Masks(BySeries["DataArray"]):
     """Masks by SeriesInstanceUID, in order, each made when it is asked for."""
 
-    manifest: Manifest
-    """The series."""
-    mirror: Mirror
-    """Where they are read."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of `to_masks`."""
 
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        uids = self.manifest.table.column("SeriesInstanceUID").to_pylist()
-        return {uid: row for row, uid in enumerate(uids)}
-
-    def __getitem__(self, SeriesInstanceUID: str) -> DataArray:  # noqa: N803
-        row = self._rows[SeriesInstanceUID]
-        return to_masks(self.manifest.take([row]), self.mirror, **self.options)
-
-    def __contains__(self, uid: object) -> bool:
-        return uid in self._rows
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __repr__(self) -> str:
-        return f"<Masks of {len(self):,} series>"
+    def _made(self, uid: str, manifest: Manifest) -> DataArray:  # noqa: ARG002
+        return to_masks(manifest, self.mirror, **self.options)

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from dask.bag import concat
 from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
-from intake_idc.lazy.bags import bag_of, texts_of
+from intake_idc.errors import RequestError
+from intake_idc.lazy.bags import (
+    InstanceBag,
+    InstanceItem,
+    bag_from,
+    bag_of,
+    texts_of,
+)
 from intake_idc.lazy.failures import (
     Failure,
     OnError,
     Outcome,
+    call,
     check_on_error,
     failure_of,
     leave_out,
@@ -33,7 +43,6 @@ if TYPE_CHECKING:
     from xarray import DataArray, DataTree
 
     from intake_idc.dicom import Dataset
-    from intake_idc.lazy.bags import InstanceBag, InstanceItem
     from intake_idc.manifest import Manifest, Part, Piece
     from intake_idc.storage import Mirror
     from intake_idc.volume import Grid
@@ -181,7 +190,7 @@ class _MapSeries:
         for part, uid in zip(piece.parts(), uids, strict=True):
             series = Series(part, self.mirror, uid, self.idc_version)
             try:
-                outcome.results.append(self.function(series))
+                outcome.results.append(call(self.function, series))
             except Exception as error:
                 if self.on_error == "raise":
                     raise
@@ -206,7 +215,7 @@ class _OneSeries:
 
     def __call__(self, piece: Piece | Manifest, uid: str) -> Any:
         (part,) = piece.parts()
-        return self.function(Series(part, self.mirror, uid, self.idc_version))
+        return call(self.function, Series(part, self.mirror, uid, self.idc_version))
 
 
 def map_series(
@@ -266,11 +275,30 @@ def reduced(
     combine : callable
         Takes two values and gives one.
     initial : optional
-        What the first value is combined with.
+        What comes before all values, once, however many partitions there are.
+
+    Raises
+    ------
+    RequestError
+        The bag collects failures, which a single value has no place for.
     """
-    options = {} if initial is None else {"initial": initial}
-    found: InstanceItem = mapped.fold(combine, **options)
+    if mapped.failures is not None:
+        msg = (
+            "a reduction gives one value, and no table of failures beside it; reduce "
+            "what map_series(function, on_error='collect').collected() gives"
+        )
+        raise RequestError(msg)
+    if initial is not None:
+        name = f"initial-{tokenize(initial)}"
+        before = bag_from([(partial(_alone, initial),)], name, collect=False)
+        every = concat([before, mapped])
+        mapped = InstanceBag(every.dask, every.name, every.npartitions)
+    found: InstanceItem = mapped.fold(combine)
     return found
+
+
+def _alone(value: Any) -> list[Any]:
+    return [value]
 
 
 def delayed_series(

@@ -164,8 +164,9 @@ def slide_of(
     levels = by_role.pop("VOLUME", [])
     if not levels:
         reasons = tuple(why for _, why in aside)
-        msg = "no object is a level of a slide"
-        raise GeometryError(msg, verdict="not a slide", reasons=(msg, *reasons))
+        said = f": {reasons[0]}" if reasons else ""
+        msg = f"none of {len(objects)} objects is a level of a slide{said}"
+        raise GeometryError(msg, verdict="not a slide", reasons=reasons or (msg,))
     single: dict[str, Level] = {}
     for role, alike in by_role.items():
         single[role.lower()] = alike[0]

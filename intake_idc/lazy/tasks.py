@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from intake_idc.lazy.failures import Failure, OnError, Outcome, attempt
+from intake_idc.lazy.failures import (
+    Failure,
+    OnError,
+    Outcome,
+    attempt,
+    failure_of,
+)
 from intake_idc.lazy.objects import DicomObject
-from intake_idc.storage import instances
+from intake_idc.storage import each, instances, list_series
 
 if TYPE_CHECKING:
     from intake_idc.manifest import Manifest, Part, Piece
     from intake_idc.storage import Mirror
 
-__all__ = ["ReadObjects", "itself", "list_objects"]
+__all__ = ["ReadObjects", "itself", "list_objects", "list_parts"]
 
 
 def itself(found: DicomObject) -> DicomObject:
@@ -36,17 +42,32 @@ def list_objects(
     if on_error == "raise":
         listed = instances(parts, mirror)
         return Outcome([DicomObject(one, mirror) for one in listed], [])
-    series = attempt(
-        partial(_list, mirror=mirror),
-        parts,
-        lambda part: (mirror.series_url(part), part.crdc_series_uuid, None),
-        on_error,
-    )
-    return Outcome([one for found in series.results for one in found], series.failures)
+    return attempt(itself, list_parts(parts, mirror), _named, on_error)
 
 
-def _list(part: Part, mirror: Mirror) -> list[DicomObject]:
-    return [DicomObject(one, mirror) for one in instances([part], mirror)]
+def list_parts(parts: Iterable[Part], mirror: Mirror) -> list[DicomObject | Failure]:
+    """List the objects of some series, in order, and in their places what fails.
+
+    That is a series, or the part of it that is meant; or one object that is meant, and
+    that the series lacks.
+    """
+    listed = each(partial(_listed, mirror=mirror), parts)
+    return [item for found in listed for item in found]
+
+
+def _listed(part: Part, mirror: Mirror) -> list[DicomObject | Failure]:
+    series = part.crdc_series_uuid
+    try:
+        found, lacking = list_series(part, mirror)
+    except Exception as error:  # noqa: BLE001  (it becomes a row of the table)
+        return [failure_of(error, mirror.series_url(part), series, None)]
+    items: list[DicomObject | Failure] = [DicomObject(it, mirror) for it in found]
+    for one in lacking:
+        url, uuid = one.details["url"], one.details["crdc_instance_uuid"]
+        items.append(failure_of(one, url, series, uuid))
+    if lacking:
+        items.sort(key=lambda item: item.crdc_instance_uuid or "")
+    return items
 
 
 @dataclass(frozen=True)
@@ -62,16 +83,15 @@ class ReadObjects:
 
     def __call__(self, piece: Piece | Manifest) -> list[Any] | Outcome[Any]:
         """Give what came of the objects, in order; an `Outcome` where it collects."""
-        found = list_objects(piece.parts(), self.mirror, self.on_error)
-        read: Outcome[Any] = found
-        if self.function is not itself:
-            read = attempt(self.function, found.results, _named, self.on_error)
-        if self.on_error != "collect":
-            return read.results
-        failures: list[Failure] = [*found.failures]
-        if read is not found:
-            failures += read.failures
-        return Outcome(read.results, failures)
+        found: Sequence[DicomObject | Failure]
+        if self.on_error == "raise":
+            found = list_objects(piece.parts(), self.mirror).results
+            if self.function is itself:
+                return [*found]
+        else:
+            found = list_parts(piece.parts(), self.mirror)
+        read = attempt(self.function, found, _named, self.on_error)
+        return read if self.on_error == "collect" else read.results
 
 
 def _named(found: DicomObject) -> tuple[str, str, str | None]:

@@ -7,9 +7,8 @@ over numpy, read at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +37,7 @@ from intake_idc.lazy.loading import (
     scales_of,
     to_numpy,
 )
+from intake_idc.lazy.mapping import BySeries
 from intake_idc.lazy.objects import DicomObject
 from intake_idc.storage import instances
 
@@ -114,7 +114,9 @@ def to_volume(
         Under `strict`, the series is no regular volume. Without it, there is no image
         with a place.
     RequestError
-        These are not the objects of exactly one series.
+        These are not the objects of exactly one series, or `dtype` is none of real
+        numbers, or of whole ones where what is rescaled is not whole;
+        or output units are by a table (Modality LUT Sequence).
     DicomReadError, StorageError
         An object cannot be read.
     IntegrityError
@@ -125,7 +127,7 @@ def to_volume(
     need("xarray", "volumes")
     wish = Wish(
         rescale,
-        None if dtype is None else np.dtype(dtype).str,
+        None if dtype is None else _dtype(dtype),
         name,
         None if chunk_bytes is None else size_in_bytes(chunk_bytes),
     )
@@ -148,6 +150,18 @@ def to_volume(
     read: Sequence[Described] | Sequence[Held]
     read = held(objects) if compute else described(objects)
     return _arranged(objects, read, wish, idc_version, strict=strict)
+
+
+def _dtype(wanted: npt.DTypeLike) -> str:
+    try:
+        dtype = np.dtype(wanted)
+    except TypeError as error:
+        msg = f"dtype is one of numpy's, such as 'float32'; got {wanted!r}"
+        raise RequestError(msg) from error
+    if dtype.kind not in "iuf":
+        msg = f"values of a volume are whole numbers or floats; they are no {dtype}"
+        raise RequestError(msg, dtype=str(dtype))
+    return dtype.str
 
 
 def _one_row(manifest: Manifest) -> tuple[Part, Mapping[str, Any]]:
@@ -238,7 +252,8 @@ def _dask(series: ReadSeries, stack: volume.Stack, wish: Wish) -> Any:
     import dask.array as da
     from dask.base import tokenize
 
-    values, scales, plane = wish.values(stack), scales_of(stack, wish), plane_of(stack)
+    values, plane = wish.values(stack), plane_of(stack)
+    scales = scales_of(series, stack, wish)
     counts, dtype = stack.shape[:-2], np.dtype(values.dtype)
     chunks = _chunks(counts, plane, dtype, wish.chunk_bytes)
     order = list(zip(stack.order, stack.frames, strict=True))
@@ -306,52 +321,15 @@ def _even(count: int, most: int) -> tuple[int, ...]:
     return (size + 1,) * more + (size,) * (runs - more)
 
 
-@dataclass(frozen=True, eq=False)
-class Volumes(Mapping[str, Any]):
+@dataclass(frozen=True, eq=False, repr=False)
+class Volumes(BySeries["DataArray | DataTree"]):
     """Volumes by SeriesInstanceUID, in order, each made when it is asked for."""
 
-    manifest: Manifest
-    """The series."""
-    mirror: Mirror
-    """Where they are read."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of `to_volume`."""
     published: Callable[[str], Mapping[str, Any] | None] | None = None
     """Gives what the index tables say of a series."""
 
-    @cached_property
-    def _rows(self) -> dict[str, int]:
-        if "SeriesInstanceUID" not in self.manifest.columns:
-            msg = "volumes are named by SeriesInstanceUID, which this manifest lacks"
-            raise RequestError(msg, column="SeriesInstanceUID")
-        uids = self.manifest.table.column("SeriesInstanceUID").to_pylist()
-        rows = {uid: row for row, uid in enumerate(uids)}
-        if len(rows) < len(uids):
-            msg = f"{len(uids)} series have {len(rows)} SeriesInstanceUIDs between them"
-            raise RequestError(msg, column="SeriesInstanceUID")
-        return rows
-
-    # A mapping would compare its values, and read all of them.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
-
-    def __getitem__(self, SeriesInstanceUID: str) -> DataArray | DataTree:  # noqa: N803
-        row = self._rows[SeriesInstanceUID]
-        published = (
-            None if self.published is None else self.published(SeriesInstanceUID)
-        )
-        return to_volume(
-            self.manifest.take([row]), self.mirror, published=published, **self.options
-        )
-
-    def __contains__(self, uid: object) -> bool:
-        return uid in self._rows
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __repr__(self) -> str:
-        return f"<Volumes of {len(self):,} series>"
+    def _made(self, uid: str, manifest: Manifest) -> DataArray | DataTree:
+        published = None if self.published is None else self.published(uid)
+        return to_volume(manifest, self.mirror, published=published, **self.options)

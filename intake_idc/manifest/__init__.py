@@ -193,8 +193,11 @@ class Manifest:
     def __hash__(self) -> int:
         return hash(self.digest)
 
-    def __dask_tokenize__(self) -> tuple[str, str]:
-        return "intake_idc.Manifest", self.digest
+    def __dask_tokenize__(self) -> tuple[str, str, str]:
+        # Beside the bytes that are meant, what they are cut, found and checked by.
+        buckets = self.table.column("aws_bucket").to_pylist()
+        told = repr((buckets, *self._numbers, OBJECTS in self.columns))
+        return "intake_idc.Manifest", self.digest, _sha256(told)
 
     def __reduce__(self) -> tuple[Any, ...]:
         import pyarrow as pa
@@ -360,6 +363,10 @@ class Manifest:
             )
             for part in self.parts()
         ]
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _from_ipc(data: bytes, idc_version: int, origin: str) -> Manifest:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from intake_idc.errors import WrongSize
 from intake_idc.storage.engine import Stored
 from intake_idc.storage.filesystems import filesystem
-from intake_idc.storage.listing import Instance, instances
+from intake_idc.storage.listing import Instance, instances, list_series
 from intake_idc.storage.mirror import (
     EngineName,
     Mirror,
@@ -34,6 +34,7 @@ __all__ = [
     "each",
     "filesystem",
     "instances",
+    "list_series",
     "open_store",
     "read_instance",
     "resolve_mirror",

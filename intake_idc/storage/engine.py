@@ -14,7 +14,7 @@ from intake_idc.errors import (
     ObjectNotFound,
     StorageError,
 )
-from intake_idc.storage.web import seconds_of
+from intake_idc.storage.retrying import seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

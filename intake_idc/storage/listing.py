@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from intake_idc.errors import IntegrityError, ObjectNotFound
+from intake_idc.errors import IntegrityError, ObjectNotFound, RequestError
 from intake_idc.storage.pool import each
 from intake_idc.storage.store import open_store
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from intake_idc.manifest import Part
     from intake_idc.storage.mirror import Mirror
 
-__all__ = ["Instance", "instances"]
+__all__ = ["Instance", "instances", "list_series"]
+
+PLAIN_NAME = re.compile(r"\w[\w.-]*")
+"""What stays in its folder, whatever store it is in."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,20 @@ def instances(parts: Iterable[Part], mirror: Mirror) -> list[Instance]:
 
 
 def _list(part: Part, mirror: Mirror) -> list[Instance]:
+    found, lacking = list_series(part, mirror)
+    if lacking:
+        raise lacking[0]
+    return found
+
+
+def list_series(
+    part: Part, mirror: Mirror
+) -> tuple[list[Instance], list[ObjectNotFound]]:
+    """List one part as `instances` does, and say which that are meant it lacks."""
+    for name in (part.crdc_series_uuid, part.aws_bucket):
+        if not PLAIN_NAME.fullmatch(name):
+            msg = f"{name!r} is no name of a series or a bucket; nothing is looked for"
+            raise RequestError(msg, name=name)
     if part.objects is not None:
         return _known(part, mirror)
     prefix = f"{part.crdc_series_uuid}/"
@@ -85,10 +103,10 @@ def _list(part: Part, mirror: Mirror) -> list[Instance]:
     _check(part, found, mirror)
     if part.only is not None:
         return _meant(part, found, mirror)
-    return found[part.first_instance : part.last_instance]
+    return found[part.first_instance : part.last_instance], []
 
 
-def _known(part: Part, mirror: Mirror) -> list[Instance]:
+def _known(part: Part, mirror: Mirror) -> tuple[list[Instance], list[ObjectNotFound]]:
     root = mirror.bucket_root(part.aws_bucket)
     # An instance carries its series, but not the other objects of it.
     bare = replace(part, objects=None)
@@ -97,15 +115,18 @@ def _known(part: Part, mirror: Mirror) -> list[Instance]:
         key = f"{part.crdc_series_uuid}/{UUID(bytes=row['uuid'])}.dcm"
         md5 = row["md5"].hex() if row["md5"] is not None else None
         found.append(Instance(bare, key, row["size"], f"{root}/{key}", None, md5))
-    return found if part.only is None else _meant(part, found, mirror)
+    return (found, []) if part.only is None else _meant(part, found, mirror)
 
 
-def _meant(part: Part, found: list[Instance], mirror: Mirror) -> list[Instance]:
+def _meant(
+    part: Part, found: list[Instance], mirror: Mirror
+) -> tuple[list[Instance], list[ObjectNotFound]]:
     """Give those of a series' objects that are meant, in the order of their keys."""
     by_key = {instance.key: instance for instance in found}
     # An instance carries its series, but not the names of the others.
     bare = replace(part, objects=None, only=None, first_instance=0, last_instance=None)
-    meant = []
+    meant: list[Instance] = []
+    lacking: list[ObjectNotFound] = []
     uuids = part.only.to_pylist() if part.only is not None else []
     for uuid in uuids[part.first_instance : part.last_instance]:
         name = UUID(bytes=uuid)
@@ -116,9 +137,10 @@ def _meant(part: Part, found: list[Instance], mirror: Mirror) -> list[Instance]:
                 f"{url} is not among the {len(found)} objects of its series; the uuid "
                 "is that of no instance, or of one of another series or release"
             )
-            raise ObjectNotFound(msg, url=url, crdc_instance_uuid=str(name))
-        meant.append(replace(by_key[key], part=bare))
-    return meant
+            lacking.append(ObjectNotFound(msg, url=url, crdc_instance_uuid=str(name)))
+        else:
+            meant.append(replace(by_key[key], part=bare))
+    return meant, lacking
 
 
 def _check(part: Part, found: list[Instance], mirror: Mirror) -> None:

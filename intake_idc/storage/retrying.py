@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import TypeVar
 
 from intake_idc.errors import (
@@ -27,7 +28,14 @@ from intake_idc.errors import (
     WrongSize,
 )
 
-__all__ = ["RETRY_SECONDS", "Budget", "Patience", "Retrying", "abandon"]
+__all__ = [
+    "RETRY_SECONDS",
+    "Budget",
+    "Patience",
+    "Retrying",
+    "abandon",
+    "seconds_of",
+]
 
 log = logging.getLogger(__name__)
 
@@ -237,3 +245,18 @@ class Retrying:
 
 def _is_transient(error: StorageError) -> bool:
     return not isinstance(error, _FINAL) and bool(error.details.get("transient", True))
+
+
+def seconds_of(text: str) -> float:
+    """Give the seconds of a ``Retry-After``: a number, or a date (RFC 9110, 10.2.3)."""
+    from email.utils import parsedate_to_datetime
+
+    if text.strip().isdecimal():
+        return float(text)
+    try:
+        then = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return 0.0
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=timezone.utc)
+    return max(0.0, (then - datetime.now(timezone.utc)).total_seconds())

@@ -11,7 +11,6 @@ itself, keeps its connections, and lets the address be checked that is connected
 from __future__ import annotations
 
 import base64
-import email.utils
 import http.client
 import ipaddress
 import json
@@ -22,13 +21,13 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from intake_idc._version import __version__
 from intake_idc.errors import RequestError, StorageError
+from intake_idc.storage.retrying import seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -439,16 +438,3 @@ def _bounded(response: http.client.HTTPResponse) -> bytes | None:
     # Reading piece by piece does not say that the connection is free again.
     response.close()
     return b"".join(pieces)
-
-
-def seconds_of(text: str) -> float:
-    """Give the seconds of a ``Retry-After``: a number, or a date (RFC 9110, 10.2.3)."""
-    if text.strip().isdecimal():
-        return float(text)
-    try:
-        then = email.utils.parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
-        return 0.0
-    if then.tzinfo is None:
-        then = then.replace(tzinfo=timezone.utc)
-    return max(0.0, (then - datetime.now(timezone.utc)).total_seconds())

@@ -85,6 +85,8 @@ class Slice:
     """RescaleSlope; 1 where it is missing (PS3.3 C.11.1)."""
     intercept: float = 0.0
     """RescaleIntercept; 0 where it is missing."""
+    rescale_type: str = ""
+    """RescaleType: the units that slope and intercept give."""
     gantry_tilt: float | None = None
     """GantryDetectorTilt as given, degrees. Its sign differs between makers, so that
     tilt is taken from the positions instead."""
@@ -192,6 +194,10 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple("" if one is None else _text(one) for one in _items(value))
 
 
+def _joined(value: Any) -> str:
+    return "\\".join(_texts(value))
+
+
 def _numbers(value: Any) -> Numbers:
     return tuple(map(_number, _items(value)))
 
@@ -277,6 +283,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "ContentTime": ("content_time", _time),
     "RescaleSlope": ("slope", _number),
     "RescaleIntercept": ("intercept", _number),
+    "RescaleType": ("rescale_type", _joined),
     "GantryDetectorTilt": ("gantry_tilt", _number),
 }
 

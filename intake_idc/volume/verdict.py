@@ -88,10 +88,9 @@ def arrange(slices: Iterable[Slice], *, strict: bool = True) -> Arrangement:
     )
     if strict and not regular:
         why = "; ".join(arrangement.reasons)
-        msg = (
-            f"{arrangement.verdict}: {why}. With strict=False the slices come with "
-            "their positions"
-        )
+        msg = f"{arrangement.verdict}: {why}"
+        if stacks:
+            msg += ". With strict=False the slices come with their positions"
         raise GeometryError(
             msg, verdict=arrangement.verdict, reasons=arrangement.reasons
         )

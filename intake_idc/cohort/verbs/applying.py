@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from intake_idc.cohort.verbs.base import Base
+from intake_idc.errors import RequestError
 
 if TYPE_CHECKING:
     import os
@@ -136,10 +137,16 @@ class Applying(Base):
         combine : callable
             Takes two values and gives one; must not depend on how they are grouped.
         initial : optional
-            What an empty partition is worth, and what the first value is combined
-            with.
-        mirror, on_error : optional
+            What comes before the first value, and is the result where there is none.
+        mirror : optional
             As in `map_series`.
+        on_error : "raise" or "skip"
+            A series that fails ends the computation, or is left out.
+
+        Raises
+        ------
+        RequestError
+            Failures are to be collected, which one value has no place for.
         """
         from intake_idc import lazy
 
@@ -179,6 +186,12 @@ class Applying(Base):
     ) -> dict[str, Delayed]:
         """Give the same as `to_delayed`, by SeriesInstanceUID.
 
+        Raises
+        ------
+        RequestError
+            Two series have the same, as two versions of one series do, or one has
+            none; `to_delayed` gives them all.
+
         >>> from intake_idc import open_idc
         >>> ct = open_idc(2, tables="sample").search(Modality="CT")
         >>> by_uid = ct.to_series_dict(lambda series: series.datasets()[0].Modality)
@@ -192,4 +205,11 @@ class Applying(Base):
             function or lazy.Series.datasets, manifest, self._mirror(mirror)
         )
         uids = manifest.table.column("SeriesInstanceUID").to_pylist()
-        return dict(zip(uids, found, strict=True))
+        named = dict(zip(uids, found, strict=True))
+        if len(named) < len(uids) or None in named:
+            msg = (
+                f"{len(uids)} series have {len({*named} - {None})} SeriesInstanceUIDs "
+                "between them; to_delayed gives all of them, in the order of keys()"
+            )
+            raise RequestError(msg, column="SeriesInstanceUID")
+        return named
