@@ -22,7 +22,7 @@ from images import native
 from intake_idc import lazy, resolve_mirror
 from intake_idc.manifest import Manifest
 
-pytestmark = pytest.mark.timeout(110)
+pytestmark = pytest.mark.timeout(300)
 
 KINDS = {"not dicom", "truncated", "malformed", "no pixels", "undecodable"}
 

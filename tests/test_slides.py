@@ -461,7 +461,7 @@ def test_label_overview_and_thumbnail_are_no_levels(bucket):
 def test_what_is_no_slide_is_refused(bucket):
     one = bucket.add(native(np.zeros((1, 4, 6), np.uint8)))
     two = bucket.add(full())
-    with pytest.raises(GeometryError, match="none of 1 objects is a level of a slide: .* is no tiled image") as caught:
+    with pytest.raises(GeometryError, match="is no tiled image") as caught:
         to_slide(bucket.manifest(one), bucket.mirror)
     assert caught.value.verdict == "not a slide"
     with pytest.raises(RequestError, match="2 are selected"):
