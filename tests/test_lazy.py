@@ -21,6 +21,7 @@ from intake_idc.errors import (
     DicomReadError,
     EmptySelection,
     IntegrityError,
+    ObjectChanged,
     RequestError,
     StorageError,
 )
@@ -278,6 +279,22 @@ def test_an_object_is_read_once_for_its_pixels(s3_nginx):
     for handle, expected in zip(handles, EXPECTED, strict=False):
         assert (handle.pixels() == expected.pixel_array).all()
     assert [request.range for request in s3_nginx.requests()] == ["", "", ""]
+
+
+def test_an_object_that_is_replaced_after_it_was_listed_is_not_read(tmp_path):
+    ct = SAMPLE.search(Modality="CT")
+    (uuid,) = ct.manifest().uuids
+    shutil.copytree(sample_path() / "bucket" / uuid, tmp_path / uuid)
+    handle, other, third = ct.to_dask(mirror=tmp_path).compute()
+    volume = ct.to_volume(mirror=tmp_path)
+    data = Path(handle.url).read_bytes()
+    Path(handle.url).unlink()
+    # The same number of bytes, and another object.
+    Path(handle.url).write_bytes(data[:-2] + b"xx")
+    for read in (handle.dataset, handle.header, handle.pixels, volume.compute):
+        with pytest.raises(ObjectChanged, match=handle.crdc_instance_uuid):
+            read()
+    assert other.pixels().shape == third.pixels().shape == (512, 512)
 
 
 def test_a_folder_of_links_is_a_mirror(tmp_path, monkeypatch):

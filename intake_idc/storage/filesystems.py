@@ -7,6 +7,7 @@ here, by their sessions.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ _PIECE = 8 * CHUNK
 
 def fsspec_engine(mirror: Mirror, root: str) -> _Files:
     """Give the engine for one bucket of a mirror."""
-    kinds = {"s3": _S3, "gs": _GCS, "http": _Web, "https": _Web}
+    kinds = {"s3": _S3, "gs": _GCS, "http": _Web, "https": _Web, "file": _Folder}
     return kinds.get(mirror.scheme, _Files)(mirror, root)
 
 
@@ -95,6 +96,19 @@ class _Files:
         path = f"{self._root}/{key}"
         with translated(f"{self._shown}/{key}"):
             return _tag(self._filesystem.info(path))
+
+
+class _Folder(_Files):
+    """A folder: the state of a file is told with the bytes that were read of it."""
+
+    tells = True
+
+    def get(self, key: str, start: int, stop: int | None) -> Answer:
+        path = Path(f"{self._root}/{key}")
+        with translated(f"{self._shown}/{key}"), path.open("rb") as file:
+            file.seek(start)
+            data = file.read(-1 if stop is None else max(0, stop - start))
+            return Answer(data, _state(os.fstat(file.fileno())))
 
 
 class _Ranges(_Files):
@@ -206,14 +220,17 @@ def _tag(info: Mapping[str, Any]) -> str | None:
     if info.get("islink") and "ino" in info:
         # Of a link a listing gives the state of itself, and a look-up that of the file.
         try:
-            state = Path(info["name"]).stat()
+            return _state(Path(info["name"]).stat())
         except OSError:
             return None
-        return f"{state.st_ino:x}-{state.st_size:x}-{state.st_mtime}"
     if "ino" in info:
         return f"{info['ino']:x}-{info['size']:x}-{info['mtime']}"
     tag: str | None = info.get("ETag")
     return tag
+
+
+def _state(found: os.stat_result) -> str:
+    return f"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime}"
 
 
 def filesystem(mirror: Mirror) -> AbstractFileSystem:
