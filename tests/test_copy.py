@@ -133,7 +133,7 @@ def test_what_fails_is_reported_and_what_came_stays(tmp_path, half_bucket):
     report = caught.value.report
     assert report.counts == {"fetched": 2, "replaced": 0, "kept": 0, "failed": 1}
     assert victim.name in report.failures[0].url
-    assert "listed were" in report.failures[0].reason
+    assert "changed after it was listed" in report.failures[0].reason
     assert len(tree(tmp_path / "copy")) == 2
     assert {row["status"] for row in as_rows(report)} == {"fetched", "failed"}
     assert "failed:" in str(report)

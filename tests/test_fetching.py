@@ -84,7 +84,7 @@ def canary(root):
 @pytest.fixture(autouse=True)
 def _fresh():
     """Let no test find the frames of an object that another one read."""
-    importlib.import_module("intake_idc.lazy.objects")._kept.clear()
+    importlib.import_module("intake_idc.lazy.handles")._kept.clear()
 
 
 @pytest.fixture(params=ENGINES)

@@ -304,7 +304,7 @@ def test_a_folder_of_links_is_a_mirror(tmp_path, monkeypatch):
     for path in (sample_path() / "bucket" / uuid).iterdir():
         (tmp_path / uuid / path.name).symlink_to(path)
     # As of an object that is too large to be read whole.
-    monkeypatch.setattr(sys.modules["intake_idc.lazy.objects"], "SMALL_BYTES", 1000)
+    monkeypatch.setattr(sys.modules["intake_idc.lazy.handles"], "SMALL_BYTES", 1000)
     for handle in ct.to_dask(mirror=tmp_path).compute() * 2:
         assert handle.pixels().shape == (512, 512)
 

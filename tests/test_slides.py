@@ -29,7 +29,7 @@ from intake_idc.errors import (
     StorageError,
 )
 from intake_idc.lazy import DicomObject, frames, slide_of, to_slide
-from intake_idc.lazy.objects import SMALL_BYTES
+from intake_idc.lazy.handles import SMALL_BYTES
 
 TILE = (16, 24)
 IMAGE = picture(70, 110)

@@ -32,7 +32,7 @@ from intake_idc.errors import (
     RequestError,
 )
 from intake_idc.lazy import loading
-from intake_idc.lazy.objects import SMALL_BYTES
+from intake_idc.lazy.handles import SMALL_BYTES
 from intake_idc.manifest import Manifest
 from intake_idc.storage import instances
 

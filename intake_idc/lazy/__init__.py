@@ -12,10 +12,10 @@ from intake_idc.lazy.bags import (
     InstanceItem,
 )
 from intake_idc.lazy.failures import Failure, OnError, failures_table
-from intake_idc.lazy.frames import Frames, frames
-from intake_idc.lazy.headers import headers
+from intake_idc.lazy.frame_runs import Frames, frames
+from intake_idc.lazy.handles import DicomObject
+from intake_idc.lazy.header_tables import headers
 from intake_idc.lazy.levels import Level
-from intake_idc.lazy.objects import DicomObject
 from intake_idc.lazy.opened import ObjectFile
 from intake_idc.lazy.outside import to_nifti, to_sitk
 from intake_idc.lazy.reading import datasets, header_rows, map_objects, objects

@@ -11,6 +11,7 @@ import numpy as np
 from intake_idc import volume
 from intake_idc.errors import GeometryError, IntegrityError
 from intake_idc.lazy.extras import need
+from intake_idc.lazy.handles import DicomObject
 from intake_idc.lazy.labels import corners_of, in_plane, of_grid, units_of
 from intake_idc.lazy.loading import (
     Described,
@@ -22,7 +23,6 @@ from intake_idc.lazy.loading import (
     stored_dtype,
     to_numpy,
 )
-from intake_idc.lazy.objects import DicomObject
 from intake_idc.storage import instances
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from intake_idc.dicom.absent import absent_pixel
 from intake_idc.dicom.tiles import OpticalPath, Tiling
 from intake_idc.errors import DicomReadError, GeometryError, RequestError
 from intake_idc.lazy.extras import need
-from intake_idc.lazy.objects import DicomObject, Source
+from intake_idc.lazy.handles import DicomObject, Source
 from intake_idc.storage import each
 
 if TYPE_CHECKING:

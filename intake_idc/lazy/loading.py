@@ -15,7 +15,7 @@ import numpy as np
 
 from intake_idc import dicom, volume
 from intake_idc.errors import GeometryError, IntegrityError, RequestError
-from intake_idc.lazy.objects import DicomObject
+from intake_idc.lazy.handles import DicomObject
 from intake_idc.storage import Instance, each
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from intake_idc.lazy.objects import DicomObject
+    from intake_idc.lazy.handles import DicomObject
 
 __all__ = ["mask_array"]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from xarray import DataArray
 
     from intake_idc import dicom
-    from intake_idc.lazy.objects import DicomObject
+    from intake_idc.lazy.handles import DicomObject
 
 __all__ = [
     "COLUMN",

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from intake_idc.errors import StorageError
-from intake_idc.lazy.objects import SMALL_BYTES
+from intake_idc.lazy.handles import SMALL_BYTES
 from intake_idc.storage import Ranged
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from _typeshed import WriteableBuffer
 
-    from intake_idc.lazy.objects import DicomObject
+    from intake_idc.lazy.handles import DicomObject
 
 __all__ = ["ObjectFile"]
 

@@ -9,7 +9,7 @@ from dask.sizeof import sizeof
 
 from intake_idc.lazy.bags import HEADER_INSTANCES, PIXEL_INSTANCES, bag_of
 from intake_idc.lazy.failures import OnError, check_on_error
-from intake_idc.lazy.objects import DicomObject
+from intake_idc.lazy.handles import DicomObject
 from intake_idc.lazy.tasks import ReadObjects, itself
 
 if TYPE_CHECKING:

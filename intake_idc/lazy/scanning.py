@@ -29,7 +29,7 @@ from intake_idc.lazy.bags import (
     pieces_of,
 )
 from intake_idc.lazy.failures import OnError, check_on_error, failures_table
-from intake_idc.lazy.headers import ReadHeaders, header_schema, header_table
+from intake_idc.lazy.header_tables import ReadHeaders, header_schema, header_table
 
 if TYPE_CHECKING:
     import os

@@ -16,12 +16,12 @@ import numpy as np
 from intake_idc import dicom, volume
 from intake_idc.errors import EmptySelection, RequestError, nearest
 from intake_idc.lazy.extras import need
+from intake_idc.lazy.handles import DicomObject
 from intake_idc.lazy.labels import POSITION, corners_of, in_plane, of_grid
 from intake_idc.lazy.loading import bare
 from intake_idc.lazy.mapping import BySeries
 from intake_idc.lazy.mask_blocks import mask_array
 from intake_idc.lazy.mask_places import FRAME, SLOT, Placed, placed
-from intake_idc.lazy.objects import DicomObject
 from intake_idc.storage import each, instances
 
 if TYPE_CHECKING:

@@ -30,8 +30,8 @@ from intake_idc.lazy.failures import (
     failure_of,
     leave_out,
 )
+from intake_idc.lazy.handles import DicomObject
 from intake_idc.lazy.levels import CHUNK_BYTES
-from intake_idc.lazy.objects import DicomObject
 from intake_idc.lazy.slides import Slide, slide_of
 from intake_idc.storage import each, instances
 
@@ -121,7 +121,7 @@ class Series:
         StorageError
             An object cannot be read.
         """
-        from intake_idc.lazy.headers import ReadHeaders, tag_names
+        from intake_idc.lazy.header_tables import ReadHeaders, tag_names
 
         return ReadHeaders(self.mirror, tag_names(tags)).table([self.part])
 

@@ -10,8 +10,8 @@ from intake_idc.dicom.tiles import OpticalPath, Tiling, read_tiling
 from intake_idc.errors import GeometryError, RequestError
 from intake_idc.lazy.bags import check_rows
 from intake_idc.lazy.extras import need
+from intake_idc.lazy.handles import DicomObject, Source
 from intake_idc.lazy.levels import CHUNK_BYTES, Level, Tiled
-from intake_idc.lazy.objects import DicomObject, Source
 from intake_idc.lazy.tasks import list_objects
 from intake_idc.storage import each
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from intake_idc.lazy.failures import OnError
-    from intake_idc.lazy.objects import DicomObject
+    from intake_idc.lazy.handles import DicomObject
     from intake_idc.manifest import Manifest, Piece
     from intake_idc.storage import Mirror
 

@@ -14,7 +14,7 @@ from intake_idc.lazy.failures import (
     attempt,
     failure_of,
 )
-from intake_idc.lazy.objects import DicomObject
+from intake_idc.lazy.handles import DicomObject
 from intake_idc.storage import each, instances, list_series
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from intake_idc.errors import (
 from intake_idc.lazy.bags import size_in_bytes
 from intake_idc.lazy.declared import declared
 from intake_idc.lazy.extras import need
+from intake_idc.lazy.handles import DicomObject
 from intake_idc.lazy.labels import POSITION, coordinates, grid_of, meaning
 from intake_idc.lazy.loading import (
     Block,
@@ -38,7 +39,6 @@ from intake_idc.lazy.loading import (
     to_numpy,
 )
 from intake_idc.lazy.mapping import BySeries
-from intake_idc.lazy.objects import DicomObject
 from intake_idc.storage import instances
 
 if TYPE_CHECKING:

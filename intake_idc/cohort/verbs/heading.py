@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from intake_idc.lazy import OnError, Scan
-    from intake_idc.lazy.headers import DataFrame
+    from intake_idc.lazy.header_tables import DataFrame
     from intake_idc.storage import Mirror
 
 __all__ = ["Heading"]

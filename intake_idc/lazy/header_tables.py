@@ -22,7 +22,7 @@ from intake_idc.lazy.failures import (
     failure_of,
     leave_out,
 )
-from intake_idc.lazy.objects import DicomObject
+from intake_idc.lazy.handles import DicomObject
 from intake_idc.lazy.tables import arrow_frame
 from intake_idc.lazy.tasks import list_objects, list_parts
 from intake_idc.storage import Ranged, each

@@ -31,7 +31,7 @@ from intake_idc.lazy.failures import (
     attempt,
     check_on_error,
 )
-from intake_idc.lazy.objects import DicomObject
+from intake_idc.lazy.handles import DicomObject
 from intake_idc.lazy.tasks import list_objects
 from intake_idc.storage import Ranged
 
