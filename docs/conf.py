@@ -1,5 +1,9 @@
 """How Sphinx builds the pages: ``sphinx-build -n -W docs build/docs``."""
 
+from docutils.nodes import document
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+
 from intake_idc._version import __version__
 
 project = "intake-idc"
@@ -28,4 +32,19 @@ napoleon_numpy_docstring = True
 # of other packages stay plain text. Our own names must all resolve.
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!intake_idc).*"),
+    # Documented under `intake_idc.lazy`, where they are public.
+    (r"py:class", r"intake_idc\.lazy\.\w+\.\w+"),
 ]
+
+
+def plain_words(_app: Sphinx, doctree: document) -> None:
+    """Leave words of types as they are; "path" would be any attribute of ours."""
+    for node in list(doctree.findall(pending_xref)):
+        word = node.get("reftarget", "")
+        if node.get("refdomain") == "py" and word.isalpha() and word.islower():
+            node.replace_self(node.children)
+
+
+def setup(app: Sphinx) -> None:
+    """Connect what Sphinx has no setting for."""
+    app.connect("doctree-read", plain_words)
