@@ -283,8 +283,6 @@ for syntax, (array, bits, encode) in STREAMS.items():
         )
     else:
         data = encode(array)
-    if not syntax.is_compressed:
-        spent = []
     times = []
     for _ in range(7):
         start = time.perf_counter()

@@ -204,7 +204,8 @@ def bag_of(
     """
     bounds = partition_bytes, partition_instances
     pieces = pieces_of(manifest, *bounds, instances, whole_series=whole_series)
-    name = f"{name}-{tokenize(manifest, task, bounds, instances, carried)}"
+    how = bounds, instances, whole_series, carried
+    name = f"{name}-{tokenize(manifest, task, how)}"
     tasks: list[tuple[Any, ...]] = [(task, piece) for piece in pieces]
     if carried is not None:
         values = texts_of(manifest, carried)
