@@ -1,10 +1,14 @@
 """How Sphinx builds the pages: ``sphinx-build -n -W docs build/docs``."""
 
-from docutils.nodes import document
-from sphinx.addnodes import pending_xref
-from sphinx.application import Sphinx
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from intake_idc._version import __version__
+
+if TYPE_CHECKING:
+    from docutils.nodes import document
+    from sphinx.application import Sphinx
 
 project = "intake-idc"
 author = "The intake-idc developers"
@@ -39,6 +43,9 @@ nitpick_ignore_regex = [
 
 def plain_words(_app: Sphinx, doctree: document) -> None:
     """Leave words of types as they are; "path" would be any attribute of ours."""
+    # The tests import this file as well, and need no Sphinx.
+    from sphinx.addnodes import pending_xref
+
     for node in list(doctree.findall(pending_xref)):
         word = node.get("reftarget", "")
         if node.get("refdomain") == "py" and word.isalpha() and word.islower():
