@@ -53,7 +53,7 @@ if TYPE_CHECKING:
         sample_path,
     )
     from intake_idc.selection import Selection
-    from intake_idc.storage import Mirror, resolve_mirror
+    from intake_idc.storage import Mirror, ObjectCache, resolve_mirror
     from intake_idc.transfer import Report
     from intake_idc.volume import window
 
@@ -72,6 +72,7 @@ _HOMES = {
     "LockCheck": "cohort",
     "Manifest": "manifest",
     "Mirror": "storage",
+    "ObjectCache": "storage",
     "Release": "release",
     "ReleaseInfo": "release",
     "Report": "transfer",
@@ -115,6 +116,7 @@ __all__ = [
     "LockCheck",
     "Manifest",
     "Mirror",
+    "ObjectCache",
     "Release",
     "ReleaseInfo",
     "Report",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "MARKER",
     "Entry",
     "adding",
     "clear",
@@ -36,6 +37,7 @@ __all__ = [
     "limit",
     "named",
     "sha256",
+    "size_of",
 ]
 
 FOLDER_VARIABLE = "INTAKE_IDC_CACHE"
@@ -49,7 +51,8 @@ _ABANDONED = 24 * 3600
 _HELD: set[Path] = set()
 """Folders that this process reads from."""
 
-_MARKER = "intake-idc-cache.txt"
+MARKER = "intake-idc-cache.txt"
+"""File by which a folder is known to be this cache."""
 _MARK = "Files here can be deleted at any time: intake-idc makes them again.\n"
 
 
@@ -84,7 +87,7 @@ def folder() -> Path | None:
         place = Path(platformdirs.user_cache_dir("intake-idc", appauthor=False))
     try:
         place.mkdir(parents=True, exist_ok=True)
-        marker = place / _MARKER
+        marker = place / MARKER
         if not marker.exists():
             # Another process may be making it: its marker comes before all else.
             if any(place.iterdir()) and not marker.exists():
@@ -120,10 +123,20 @@ def limit() -> int:
     RequestError
         ``INTAKE_IDC_CACHE_SIZE`` is not a size such as ``500MB``.
     """
-    text = os.environ.get(SIZE_VARIABLE) or DEFAULT_SIZE
+    return size_of(os.environ.get(SIZE_VARIABLE) or DEFAULT_SIZE, SIZE_VARIABLE)
+
+
+def size_of(text: str, what: str) -> int:
+    """Give the bytes that a text such as ``500MB`` means.
+
+    Raises
+    ------
+    RequestError
+        It is no size; ``what`` says of what.
+    """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", text, re.IGNORECASE)
     if found is None:
-        msg = f"{SIZE_VARIABLE} is a size such as 500MB or 4GB; got {text!r}"
+        msg = f"{what} is a size such as 500MB or 4GB; got {text!r}"
         raise RequestError(msg, value=text)
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
@@ -165,7 +178,7 @@ def entries() -> list[Entry]:
     found = []
     for path in place.rglob("*") if place is not None else ():
         with suppress(OSError):  # Another process may have taken it away.
-            if path.is_file() and path.name != _MARKER:
+            if path.is_file() and path.name != MARKER:
                 stat = path.stat()
                 name = path.relative_to(place or path).as_posix()
                 found.append(Entry(name, stat.st_size, stat.st_mtime))

@@ -253,9 +253,15 @@ class GeometryError(IDCError, ValueError):
 
 
 class TransferError(IDCError):
-    """A copy that ended with something missing; ``report`` says what."""
+    """A copy that ended with something missing; ``report`` says what.
 
-    exit_code = 4
+    ``exit_code`` is 4, or 5 where bytes are not those whose hash is known, or 6 where
+    there was no space left.
+    """
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.exit_code = int(details.get("exit_code", 4))
 
     @property
     def report(self) -> Any:

@@ -7,13 +7,14 @@ import os
 import threading
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from fsspec.callbacks import Callback
 from hypothesis import given
 from hypothesis import strategies as st
 
 from intake_idc import open_idc, resolve_mirror, sample_path, transfer
-from intake_idc.errors import IntegrityError, PlanError, TransferError
+from intake_idc.errors import PlanError, TransferError
 from intake_idc.manifest import Part
 from intake_idc.plan import (
     DIR_TEMPLATE,
@@ -22,7 +23,7 @@ from intake_idc.plan import (
     series_folder,
     template_columns,
 )
-from intake_idc.storage import Instance
+from intake_idc.storage import Instance, Listed
 from intake_idc.transfer import as_rows
 
 SAMPLE = open_idc(2, tables="sample")
@@ -139,11 +140,17 @@ def test_what_fails_is_reported_and_what_came_stays(tmp_path, half_bucket):
     assert "failed:" in str(report)
 
 
-def test_a_mirror_that_lacks_an_object_is_found_before_any_byte(tmp_path, half_bucket):
+def test_a_series_that_is_not_listed_as_the_index_says_has_failed(
+    tmp_path, half_bucket
+):
     next(half_bucket.iterdir()).unlink()
-    with pytest.raises(IntegrityError, match="lists 2 objects"):
+    plan = CT.plan(tmp_path / "copy", mirror=half_bucket.parent)
+    assert plan.counts == {"fetch": 0, "keep": 0, "replace": 0, "unlisted": 1}
+    assert "series not listed  1" in str(plan)
+    with pytest.raises(TransferError, match="lists 2 objects") as caught:
         CT.materialize(tmp_path / "copy", mirror=half_bucket.parent)
-    assert not (tmp_path / "copy").exists()
+    assert caught.value.exit_code == 4
+    assert tree(tmp_path / "copy") == {}
 
 
 def test_progress_counts_true_bytes(tmp_path):
@@ -299,9 +306,25 @@ def test_the_longest_column_that_fits_is_meant():
 def test_two_objects_never_get_one_path_whatever_the_case():
     one, two = Part("u1", "b"), Part("u2", "b")
     listed = [
-        Instance(one, "u1/abc.dcm", 1, "x/u1/abc.dcm"),
-        Instance(two, "u2/ABC.dcm", 1, "x/u2/ABC.dcm"),
+        Listed([Instance(one, "u1/abc.dcm", 1, "x/u1/abc.dcm")]),
+        Listed([Instance(two, "u2/ABC.dcm", 1, "x/u2/ABC.dcm")]),
     ]
+
+    def planned(*folders: str):
+        series = pa.table(
+            {
+                "crdc_series_uuid": ["u1", "u2"],
+                "aws_bucket": ["b", "b"],
+                "folder": list(folders),
+                "instanceCount": [1, 1],
+                "size": [1, 1],
+            }
+        )
+        mirror = resolve_mirror(BUCKET)
+        return make(series, listed, lambda _folder: {}, Path("/t"), mirror)
+
+    plan = planned("", "")
+    assert plan.counts == {"fetch": 0, "keep": 0, "replace": 0, "collide": 2}
     with pytest.raises(PlanError, match="would both be"):
-        make(listed, {"u1": "", "u2": ""}, {}, Path("/t"))
-    assert len(make(listed, {"u1": "1", "u2": "2"}, {}, Path("/t")).steps) == 2
+        plan.check()
+    assert planned("1", "2").counts["fetch"] == 2

@@ -22,6 +22,7 @@ from intake_idc.errors import (
     MissingError,
     ObjectNotFound,
     RequestError,
+    TransferError,
 )
 from intake_idc.export.tables import open_export
 from intake_idc.manifest import OBJECTS, ONLY, Manifest, Part, subset_column
@@ -241,10 +242,13 @@ def test_a_folder_of_the_whole_series_is_not_that_of_some(cohort, whole, tmp_pat
 def test_an_instance_that_the_series_lacks_is_named(manifest, tmp_path):
     stray = "00000000-0000-4000-8000-000000000000"
     wrong = subset(manifest, {manifest.uuids[0]: [stray]})
-    with pytest.raises(ObjectNotFound, match=f"{stray}.dcm is not among the") as caught:
-        Cohort(FixedRows(wrong, "sample"), mirror=SAMPLE).plan(tmp_path)
-    assert caught.value.details["crdc_instance_uuid"] == stray
-    assert pickle.loads(pickle.dumps(caught.value)).details == caught.value.details
+    cohort = Cohort(FixedRows(wrong, "sample"), mirror=SAMPLE)
+    assert cohort.plan(tmp_path).counts["unlisted"] == 1
+    with pytest.raises(TransferError, match=f"{stray}.dcm is not among") as caught:
+        cohort.materialize(tmp_path)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)
+    assert again.report.failures == caught.value.report.failures
 
 
 def test_an_instance_that_the_series_lacks_takes_nothing_from_others(manifest, meant):

@@ -351,9 +351,13 @@ def _one_mirror(one: Base, other: Base) -> Mirror | None:
     from intake_idc.storage import resolve_mirror
 
     public = [None, *(resolve_mirror(x, environment=False) for x in ("aws", "gcs"))]
-    mine, theirs = one.mirror, other.mirror
+    mine, theirs = (
+        # Where objects are kept says nothing of where they are.
+        mirror if mirror is None else replace(mirror, cache=None)
+        for mirror in (one.mirror, other.mirror)
+    )
     if mine == theirs or (mine in public and theirs in public):
-        return mine
+        return one.mirror
     named = ["the default" if x is None else repr(x.name) for x in (mine, theirs)]
     msg = (
         f"the first cohort is read from mirror {named[0]}, the other from {named[1]}, "

@@ -287,8 +287,7 @@ def _read(part: Base, mirror: Place) -> Iterator[tuple[str, list[str]]]:
 def _read_one(instance: Instance, mirror: Mirror) -> tuple[str, list[str]]:
     from intake_idc import dicom, storage
 
-    store = storage.open_store(mirror, instance.part.aws_bucket)
-    read = partial(store.read, instance.key)
+    read = storage.Ranged(instance, mirror).read
     header = dicom.read_references(read, instance.size, instance.url)
     found = dicom.referenced_series(header, instance.url)
     return instance.part.crdc_series_uuid, found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from intake_idc.errors import WrongSize
@@ -27,21 +29,38 @@ def read_range(mirror: Mirror, info: Info, first: int, last: int) -> bytes:
     """Read bytes ``first`` to ``last`` of an object, and count them."""
     if first >= last:
         return b""
+    cache, size = mirror.cache, info["size"]
+    kept = cache.read_many(_uuid(info), size, [(first, last)]) if cache else None
+    if kept is not None:
+        return kept[0]
     store = open_store(mirror, info["aws_bucket"])
-    whole = (first, last) == (0, info["size"])
+    whole = (first, last) == (0, size)
     data = store.read(_key(info)) if whole else store.read(_key(info), first, last)
     if len(data) != last - first:
         raise _wrong_size(info, len(data), last - first)
+    if whole and cache is not None:
+        cache.put(_uuid(info), data)
     return data
 
 
 def fetch(mirror: Mirror, info: Info, path: Path, callback: Callback) -> None:
     """Copy an object to a file, which appears under its name only when it is whole."""
     callback.set_size(info["size"])
+    size, url, cache = info["size"], info["url"], mirror.cache
+    kept = cache.open(_uuid(info), size) if cache is not None else None
+    if kept is not None:
+        with kept, suppress(OSError):  # On NFS a file goes although it is open.
+            whole = iter(partial(kept.read, SMALL), b"")
+            save(whole, path, size, url, callback.relative_update)
+            return
     store, key = open_store(mirror, info["aws_bucket"]), _key(info)
-    small = info["size"] <= SMALL
-    pieces = (store.read(key) for _ in range(1)) if small else store.stream(key)
-    save(pieces, path, info["size"], info["url"], callback.relative_update)
+    small = size <= SMALL
+    pieces = (store.get(key).data for _ in range(1)) if small else store.stream(key)
+    save(pieces, path, size, url, callback.relative_update)
+
+
+def _uuid(info: Info) -> str:
+    return str(info["name"]).rpartition("/")[2].removesuffix(".dcm")
 
 
 def _key(info: Info) -> str:

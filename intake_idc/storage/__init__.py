@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from intake_idc.errors import WrongSize
-from intake_idc.storage.engine import Stored
+from intake_idc.storage.engine import Stored, check_same
 from intake_idc.storage.filesystems import filesystem
-from intake_idc.storage.listing import Instance, instances, list_series
+from intake_idc.storage.kept import ObjectCache
+from intake_idc.storage.listing import (
+    Instance,
+    Listed,
+    instances,
+    list_all,
+    list_series,
+)
 from intake_idc.storage.mirror import (
     EngineName,
     Mirror,
@@ -15,48 +20,36 @@ from intake_idc.storage.mirror import (
 )
 from intake_idc.storage.pool import REQUESTS, each
 from intake_idc.storage.ranged import Ranged
+from intake_idc.storage.retrying import tally
 from intake_idc.storage.saving import save
 from intake_idc.storage.store import IN_FLIGHT, Store, open_store
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from intake_idc.storage.threads import Threads, most_threads
 
 __all__ = [
     "IN_FLIGHT",
     "REQUESTS",
     "EngineName",
     "Instance",
+    "Listed",
     "Mirror",
+    "ObjectCache",
     "Ranged",
     "Store",
     "Stored",
-    "chunks",
+    "Threads",
+    "check_same",
     "each",
     "filesystem",
     "instances",
+    "list_all",
     "list_series",
+    "most_threads",
     "open_store",
     "read_instance",
     "resolve_mirror",
     "save",
+    "tally",
 ]
-
-
-HELD_WHOLE = 8 << 20
-"""Bytes up to which an object is held whole while it is copied."""
-
-
-def chunks(instance: Instance, mirror: Mirror) -> Iterator[bytes]:
-    """Give the bytes of an object as they come, small ones in one piece.
-
-    A stream may cost a request more than a plain read, so it is for objects that are
-    better not held whole.
-    """
-    store = open_store(mirror, instance.part.aws_bucket)
-    if instance.size <= HELD_WHOLE:
-        yield _whole(store, instance)
-    else:
-        yield from store.stream(instance.key, instance.etag)
 
 
 def read_instance(instance: Instance, mirror: Mirror) -> bytes:
@@ -71,14 +64,17 @@ def read_instance(instance: Instance, mirror: Mirror) -> bytes:
     StorageError
         The object cannot be read.
     """
-    data = _whole(open_store(mirror, instance.part.aws_bucket), instance)
+    cache, uuid = mirror.cache, instance.crdc_instance_uuid
+    kept = cache.read(uuid, instance.size) if cache is not None else None
+    if kept is not None:
+        return kept
+    store = open_store(mirror, instance.part.aws_bucket)
+    # What tells no tag with the bytes would cost a request for it.
+    etag = instance.etag if store.tells else None
+    data = store.read(instance.key, etag=etag)
     if len(data) != instance.size:
         msg = f"{instance.url}: got {len(data)} bytes, listed were {instance.size}"
         raise WrongSize(msg, url=instance.url, got=len(data), expected=instance.size)
+    if cache is not None:
+        cache.put(uuid, data, instance.md5)
     return data
-
-
-def _whole(store: Store, instance: Instance) -> bytes:
-    # What tells no tag with the bytes would cost a request for it.
-    etag = instance.etag if store.tells else None
-    return store.read(instance.key, etag=etag)

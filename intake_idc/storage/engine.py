@@ -19,6 +19,11 @@ from intake_idc.storage.retrying import seconds_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    import obstore
+
+    Data = bytes | obstore.Bytes
+    """Bytes as a transport gives them: with a length, and without a copy."""
+
 __all__ = [
     "CHUNK",
     "CONNECT_SECONDS",
@@ -63,8 +68,8 @@ class Stored:
 class Answer(NamedTuple):
     """Some bytes of an object, and of which version of it they are."""
 
-    data: bytes
-    """The bytes."""
+    data: Data
+    """The bytes, as the transport holds them; ``bytes(data)`` is a copy of them."""
     etag: str | None
     """Entity tag; None where the engine does not tell it with the bytes."""
     total: int | None = None
@@ -89,8 +94,10 @@ class Engine(Protocol):
     def get(self, key: str, start: int, stop: int | None) -> Answer:
         """Read bytes ``start`` to ``stop`` (None: the end); fewer if it ends before."""
 
-    def pieces(self, key: str, start: int) -> Iterator[Answer]:
-        """Read an object from an offset to its end, piece by piece."""
+    def pieces(
+        self, key: str, start: int, stop: int | None, chunk: int
+    ) -> Iterator[Answer]:
+        """Read bytes ``start`` to ``stop`` in pieces of about ``chunk`` bytes."""
 
     def tag(self, key: str) -> str | None:
         """Give the tag that an object has now."""

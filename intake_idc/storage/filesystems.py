@@ -82,15 +82,19 @@ class _Files:
         with translated(f"{self._shown}/{key}"):
             return Answer(bytes(self._filesystem.cat_file(path, **part)), None)
 
-    def pieces(self, key: str, start: int) -> Iterator[Answer]:
+    def pieces(
+        self, key: str, start: int, stop: int | None, chunk: int
+    ) -> Iterator[Answer]:
         path = f"{self._root}/{key}"
         with (
             translated(f"{self._shown}/{key}"),
             self._filesystem.open(path, "rb", cache_type="none") as file,
         ):
             file.seek(start)
-            while chunk := file.read(CHUNK):
-                yield Answer(chunk, None)
+            at, most = start, max(chunk, CHUNK)
+            while data := file.read(most if stop is None else min(most, stop - at)):
+                at += len(data)
+                yield Answer(data, None)
 
     def tag(self, key: str) -> str | None:
         path = f"{self._root}/{key}"
@@ -133,16 +137,21 @@ class _Ranges(_Files):
             total = check_range(url, found, start, status) if headers else None
             return Answer(data, found.get("ETag"), total)
 
-    def pieces(self, key: str, start: int) -> Iterator[Answer]:
+    def pieces(
+        self, key: str, start: int, stop: int | None, chunk: int
+    ) -> Iterator[Answer]:
+        # Each piece is a request of its own, which small ones would not be worth.
+        most = max(chunk, _PIECE)
         total = start + 1
-        while start < total:
-            found = self.get(key, start, start + _PIECE)
+        while start < total and (stop is None or start < stop):
+            end = start + most if stop is None else min(start + most, stop)
+            found = self.get(key, start, end)
             url = f"{self._shown}/{key}"
             if found.total is None:
                 msg = f"{url}: the store does not say how large the object is"
                 raise StorageError(msg, url=url, transient=False)
             total, got = found.total, len(found.data)
-            expected = min(_PIECE, total - start)
+            expected = min(end, total) - start
             if got != expected:
                 msg = f"{url}: got {got} bytes from {start} on, announced: {expected}"
                 raise WrongSize(msg, url=url, got=got, expected=expected)

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-from intake_idc.errors import IntegrityError, ObjectNotFound, RequestError
+from intake_idc.errors import (
+    IntegrityError,
+    ObjectNotFound,
+    RequestError,
+    StorageError,
+)
 from intake_idc.storage.pool import each
 from intake_idc.storage.store import open_store
+from intake_idc.storage.threads import Threads, most_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from intake_idc.errors import IDCError
     from intake_idc.manifest import Part
     from intake_idc.storage.mirror import Mirror
 
-__all__ = ["Instance", "instances", "list_series"]
+__all__ = ["Instance", "Listed", "instances", "list_all", "list_series"]
 
 PLAIN_NAME = re.compile(r"\w[\w.-]*")
 """What stays in its folder, whatever store it is in."""
@@ -74,6 +82,57 @@ def instances(parts: Iterable[Part], mirror: Mirror) -> list[Instance]:
     """
     listed = each(partial(_list, mirror=mirror), parts)
     return [instance for found in listed for instance in found]
+
+
+class Listed(NamedTuple):
+    """One series, as a mirror lists it."""
+
+    instances: Sequence[Instance]
+    """Its objects; none where the listing is not what the index says."""
+    errors: tuple[IDCError, ...] = ()
+    """Why it could not be listed, what its listing has against the index, or which
+    objects that are meant it lacks."""
+
+
+LISTED_AHEAD = 1024
+"""Series that may be listed while one before them is still waited for."""
+
+
+def list_all(parts: Iterable[Part], mirror: Mirror) -> Iterator[Listed]:
+    """List every part as `instances` does; what fails is told in its place.
+
+    Raises
+    ------
+    RequestError
+        A part has a name that no series or bucket can have.
+    """
+    ahead = threading.Semaphore(LISTED_AHEAD)
+
+    def numbered() -> Iterator[tuple[int, Part]]:
+        for numbered_part in enumerate(parts):
+            while not ahead.acquire(timeout=0.1):
+                if threads.stopped.is_set():
+                    return
+            yield numbered_part
+
+    def listed(item: tuple[int, Part]) -> tuple[int, Listed]:
+        number, part = item
+        try:
+            found, lacking = list_series(part, mirror)
+        except (StorageError, IntegrityError) as error:
+            return number, Listed((), (error,))
+        return number, Listed(found, tuple(lacking))
+
+    threads: Threads[tuple[int, Part], tuple[int, Listed]]
+    threads = Threads(listed, most_threads())
+    waiting: dict[int, Listed] = {}
+    following = 0
+    for number, found in threads.run(numbered()):
+        waiting[number] = found
+        while following in waiting:
+            ahead.release()
+            yield waiting.pop(following)
+            following += 1
 
 
 def _list(part: Part, mirror: Mirror) -> list[Instance]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from intake_idc import credentials
 from intake_idc.errors import MirrorError, nearest
 from intake_idc.manifest import gcs_bucket
+from intake_idc.storage.kept import ObjectCache, object_cache
 from intake_idc.storage.retrying import RETRY_SECONDS
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Mirror:
     """Seconds that the store may be silent in the middle of an answer."""
     retry_timeout: float = RETRY_SECONDS
     """Seconds that a store is waited for which served before."""
+    cache: ObjectCache | None = None
+    """Where objects are kept that were read; of this machine, and so in no catalog."""
 
     def __post_init__(self) -> None:
         credentials.refuse_in_url(self.root, "mirror")
@@ -82,7 +85,11 @@ class Mirror:
         )
 
     def to_arguments(self) -> dict[str, Any]:
-        """Give plain data that `resolve_mirror` turns into this mirror again."""
+        """Give plain data that `resolve_mirror` turns into this mirror again.
+
+        It is written down for others, so the cache is not in it: what they open must
+        not write into a folder of theirs that we name.
+        """
         known = self.name in (*_PUBLIC, "sample")
         arguments: dict[str, Any] = {"mirror": self.name if known else self.root}
         if self.endpoint_url:
@@ -117,6 +124,8 @@ def resolve_mirror(
     endpoint_url: str | None = None,
     engine: EngineName | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    cache: str | os.PathLike[str] | ObjectCache | None = None,
+    cache_size: int | str | None = None,
     environment: bool = True,
 ) -> Mirror:
     """Turn what a user says about a mirror into a `Mirror`.
@@ -138,15 +147,25 @@ def resolve_mirror(
         ``{"anon": False}`` lets each process find its own credentials. Of any mirror,
         ``read_timeout`` (30) is the seconds that the store may be silent, and
         ``retry_timeout`` (90) those that it is waited for once it has served.
+    cache : str, path or ObjectCache, optional
+        A folder of this machine in which objects that were read are kept, for whoever
+        reads them next. None takes the environment variable
+        ``INTAKE_IDC_OBJECT_CACHE``, but for a mirror that is a folder itself. Never
+        take it from a file that somebody else wrote.
+    cache_size : int or str, optional
+        Bytes that it may hold, such as ``"50GB"``; by default as
+        ``INTAKE_IDC_OBJECT_CACHE_SIZE`` says, else 20 GB.
     environment : bool
-        Whether an endpoint that nothing names is looked for in the environment. What
-        is written down for others leaves it out.
+        Whether an endpoint and a cache that nothing names are looked for in the
+        environment. What is written down for others leaves them out.
 
     Raises
     ------
     MirrorError
         The mirror is unknown, the folder does not exist, the engine cannot serve
         it, or an option carries a secret.
+    RequestError
+        The cache is no folder, or has no size.
     """
     found = mirror if isinstance(mirror, Mirror) else _by_name(_named(mirror))
     options, anon = dict(found.storage_options), found.anon
@@ -185,6 +204,12 @@ def resolve_mirror(
         storage_options=tuple(sorted(options.items())),
         read_timeout=seconds.get("read_timeout", found.read_timeout),
         retry_timeout=seconds.get("retry_timeout", found.retry_timeout),
+        cache=object_cache(
+            cache,
+            cache_size,
+            found=found.cache,
+            environment=environment and found.scheme != "file",
+        ),
     )
 
 

@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from intake_idc.storage.engine import (
-    CHUNK,
     CONNECT_SECONDS,
     NOWHERE,
     OWN_HOSTS,
@@ -87,23 +86,23 @@ class ObstoreEngine:
         """Read bytes ``start`` to ``stop``, in one request."""
         import obstore
 
-        options: Any = None
-        if start or stop is not None:
-            options = {"range": {"offset": start} if stop is None else (start, stop)}
+        options = _range(start, stop)
         with translated(f"{self._root}/{key}"):
             found = obstore.get(self._store, key, options=options)
-            return Answer(bytes(found.bytes()), found.meta["e_tag"])
+            return Answer(found.bytes(), found.meta["e_tag"])
 
-    def pieces(self, key: str, start: int) -> Iterator[Answer]:
-        """Read from an offset to the end, in one request."""
+    def pieces(
+        self, key: str, start: int, stop: int | None, chunk: int
+    ) -> Iterator[Answer]:
+        """Read bytes ``start`` to ``stop``, in one request."""
         import obstore
 
-        options: Any = {"range": {"offset": start}} if start else None
+        options = _range(start, stop)
         with translated(f"{self._root}/{key}"):
             found = obstore.get(self._store, key, options=options)
             etag = found.meta["e_tag"]
-            for chunk in found.stream(min_chunk_size=CHUNK):
-                yield Answer(bytes(chunk), etag)
+            for piece in found.stream(min_chunk_size=chunk):
+                yield Answer(piece, etag)
 
     def tag(self, key: str) -> str | None:
         """Give the tag that an object has now."""
@@ -111,6 +110,12 @@ class ObstoreEngine:
 
         with translated(f"{self._root}/{key}"):
             return obstore.head(self._store, key)["e_tag"]
+
+
+def _range(start: int, stop: int | None) -> Any:
+    if not start and stop is None:
+        return None
+    return {"range": {"offset": start} if stop is None else (start, stop)}
 
 
 def _no_other_host(mirror: Mirror) -> dict[str, str]:

@@ -14,7 +14,7 @@ from intake_idc.storage.retrying import abandon
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["REQUESTS", "each"]
+__all__ = ["REQUESTS", "alone", "each"]
 
 REQUESTS = 32
 """Calls in flight in one process, and as many again for what they call: 16 to 64
@@ -40,6 +40,11 @@ def _pool(_pid: int, level: int) -> ThreadPoolExecutor:
 
 def _enter(level: int) -> None:
     _here.level = level
+
+
+def alone() -> None:
+    """Say that this thread is one of many: what it calls has the inner pool."""
+    _enter(1)
 
 
 def each(

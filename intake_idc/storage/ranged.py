@@ -31,7 +31,7 @@ class Ranged:
     had: an object that is replaced in between is an error, and never a mixture. Where
     a file system does not tell the tag with the bytes, it is asked for it once after
     each batch but the first. An object that makes its reader ask again and again is
-    given up.
+    given up. Of an object that the mirror's cache holds, ranges are those of its file.
 
     Parameters
     ----------
@@ -50,6 +50,7 @@ class Ranged:
         self.requests = 0
         """Ranges that were asked for."""
         self._store = open_store(mirror, instance.part.aws_bucket)
+        self._cache = mirror.cache
         self._most = FREE_REQUESTS + 3 * (instance.size // FEWEST_BYTES)
         self.etag = instance.etag
         """Tag of the version that is read, once it is known."""
@@ -73,6 +74,10 @@ class Ranged:
         """Give the bytes of some ranges, read side by side."""
         begun, self._begun = self._begun or len(ranges) > 1, True
         self._count(len(ranges))
+        uuid, size = self.instance.crdc_instance_uuid, self.instance.size
+        kept = self._cache.read_many(uuid, size, ranges) if self._cache else None
+        if kept is not None:
+            return kept
         if len(ranges) == 1:
             found = [self._one(ranges[0])]
         else:
@@ -81,7 +86,10 @@ class Ranged:
             self._hold(answer.etag)
         if found and begun and not self._store.tells and self.etag is not None:
             self._hold(self._store.tag(self.instance.key))
-        return [answer.data for answer in found]
+        data = [bytes(answer.data) for answer in found]
+        if self._cache and len(data) == 1 and len(data[0]) == size:
+            self._cache.put(uuid, data[0], self.instance.md5)
+        return data
 
     def _one(self, wanted: tuple[int, int]) -> Answer:
         start, stop = wanted

@@ -35,6 +35,7 @@ __all__ = [
     "Retrying",
     "abandon",
     "seconds_of",
+    "tally",
 ]
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,14 @@ class Budget:
 @functools.cache
 def _budget(_pid: int) -> Budget:
     return Budget()
+
+
+_here = threading.local()
+
+
+def tally() -> int:
+    """Give how many requests this thread has made again so far."""
+    return int(getattr(_here, "retries", 0))
 
 
 class _Abandoned:
@@ -213,6 +222,7 @@ class Retrying:
                     raise
                 if _abandoned(os.getpid()).times() != abandoned:
                     raise
+                _here.retries = tally() + 1
                 log.info("attempt %d failed, trying again: %s", attempts, error)
             else:
                 self._served += 1

@@ -11,11 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from intake_idc.storage.engine import Data
+
 __all__ = ["save"]
 
 
 def save(
-    chunks: Iterable[bytes],
+    chunks: Iterable[Data],
     path: Path,
     size: int,
     url: str,

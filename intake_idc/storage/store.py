@@ -7,7 +7,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from intake_idc.storage.engine import Answer, Engine, Stored, check_same
+from intake_idc.storage.engine import CHUNK, Answer, Engine, Stored, check_same
 from intake_idc.storage.filesystems import fsspec_engine
 from intake_idc.storage.retrying import Patience, Retrying
 
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeVar
 
+    from intake_idc.storage.engine import Data
     from intake_idc.storage.mirror import Mirror
 
     Result = TypeVar("Result")
 
 __all__ = ["IN_FLIGHT", "Store", "open_store"]
 
-IN_FLIGHT = 64
+IN_FLIGHT = 256
 """Requests in flight in one process, whoever sends them."""
 
 
@@ -66,17 +67,36 @@ class Store:
             The object is not the one with this tag.
         """
         found = self.get(key, start, stop)
+        self.hold(key, etag, found.etag)
+        return bytes(found.data)
+
+    def hold(self, key: str, etag: str | None, found: str | None) -> None:
+        """Hold the tag that came with some bytes against the one that was listed.
+
+        A store that tells none with them is asked for the tag that the object has.
+
+        Raises
+        ------
+        ObjectChanged
+            They differ.
+        """
         if etag is not None:
-            now = found.etag if self.tells else self.tag(key)
+            now = found if self.tells else self.tag(key)
             check_same(f"{self._root}/{key}", etag, now)
-        return found.data
 
     def tag(self, key: str) -> str | None:
         """Give the tag that an object has now."""
         return self._call(lambda: self._engine.tag(key))
 
-    def stream(self, key: str, etag: str | None = None) -> Iterator[bytes]:
-        """Read a whole object in pieces of a megabyte or some.
+    def stream(
+        self,
+        key: str,
+        etag: str | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        chunk: int = CHUNK,
+    ) -> Iterator[Data]:
+        """Read bytes ``start`` to ``stop`` (None: the end) in pieces of some size.
 
         Where the line breaks it goes on at the byte that it came to, of the same
         version of the object.
@@ -86,12 +106,15 @@ class Store:
         ObjectChanged
             The object is another by now, or not the one with this tag.
         """
-        done, tag = 0, etag if self.tells else None
+        done, tag = start, etag if self.tells else None
         pieces: Iterator[Answer] | None = None
 
         def following() -> Answer | None:
             nonlocal pieces
-            pieces = self._engine.pieces(key, done) if pieces is None else pieces
+            if stop is not None and done >= stop:
+                return None
+            if pieces is None:
+                pieces = self._engine.pieces(key, done, stop, chunk)
             try:
                 return next(pieces, None)
             except BaseException:

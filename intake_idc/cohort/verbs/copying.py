@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from intake_idc.cohort import writing
 from intake_idc.cohort.verbs.base import Base
 
 if TYPE_CHECKING:
     import os
+    import threading
 
     from fsspec.callbacks import Callback
 
     from intake_idc.plan import Plan
     from intake_idc.storage import Mirror
-    from intake_idc.transfer import Report, Verification
+    from intake_idc.transfer import Checksum, Report, Verification
 
-__all__ = ["Copying"]
+__all__ = ["COUNTED_BY", "Copying"]
+
+COUNTED_BY = ("collection_id", "Modality", "license_short_name")
+"""Columns that a plan counts by, besides those of its layout."""
 
 
 class Copying(Base):
@@ -39,18 +43,15 @@ class Copying(Base):
         IntegrityError, StorageError
             The mirror's listing and the index differ, or it cannot be listed.
         """
-        return self._planned(target, dir_template, mirror)[0]
+        return self._planned(target, dir_template, mirror)
 
     @overload
     def materialize(
         self,
         target: str | os.PathLike[str],
         *,
-        dir_template: str | None = None,
-        mirror: str | os.PathLike[str] | Mirror | None = None,
-        callback: Callback | None = None,
-        notice: bool = True,
         dry_run: Literal[False] = False,
+        **options: Any,
     ) -> Report: ...
 
     @overload
@@ -58,20 +59,21 @@ class Copying(Base):
         self,
         target: str | os.PathLike[str],
         *,
-        dir_template: str | None = None,
-        mirror: str | os.PathLike[str] | Mirror | None = None,
-        callback: Callback | None = None,
-        notice: bool = True,
         dry_run: Literal[True],
+        **options: Any,
     ) -> Plan: ...
 
-    def materialize(
+    # Its options are named here alone.
+    def materialize(  # type: ignore[misc]
         self,
         target: str | os.PathLike[str],
         *,
         dir_template: str | None = None,
         mirror: str | os.PathLike[str] | Mirror | None = None,
+        checksum: Checksum | None = None,
         callback: Callback | None = None,
+        cancel: threading.Event | None = None,
+        timeout: float | None = None,
         notice: bool = True,
         dry_run: bool = False,
     ) -> Report | Plan:
@@ -89,8 +91,15 @@ class Copying(Base):
             Folders below it; see `intake_idc.plan.DIR_TEMPLATE`.
         mirror : str, path or Mirror, optional
             Where from.
+        checksum : "md5", "crc32c", "sha256" or "blake2b", optional
+            Computed of every byte while it is written. An MD5 that the release states
+            is compared in any case.
         callback : fsspec.callbacks.Callback, optional
             Told of the bytes, for a progress bar.
+        cancel : threading.Event, optional
+            Set from another thread to give up what is not there yet.
+        timeout : float, optional
+            Seconds after which what is not there is given up.
         notice : bool
             Whether the notice is written. Without the tables that hold the citations
             it says what the index does: licences and DOIs.
@@ -107,10 +116,11 @@ class Copying(Base):
         from intake_idc import transfer
 
         place = self._mirror(mirror)
-        plan = self._planned(target, dir_template, place)[0]
+        plan = self._planned(target, dir_template, place)
         if dry_run:
             return plan
-        report = transfer.run(plan, place, callback)
+        limits = transfer.Limits(timeout, cancel)
+        report = transfer.run(plan, callback=callback, checksum=checksum, limits=limits)
         if not notice:
             return report
         digest = self._reading_manifest(["crdc_series_uuid"]).digest
@@ -139,30 +149,47 @@ class Copying(Base):
         """
         from intake_idc import transfer
 
-        plan, there = self._planned(target, dir_template, mirror)
-        return transfer.verify(plan, there, checksum=checksum)
+        plan = self._planned(target, dir_template, mirror)
+        return transfer.verify(plan, checksum=checksum)
 
     def _planned(
         self,
         target: str | os.PathLike[str],
         dir_template: str | None,
         mirror: str | os.PathLike[str] | Mirror | None,
-    ) -> tuple[Plan, dict[str, int]]:
+    ) -> Plan:
         from intake_idc import plan as planning
         from intake_idc import storage, transfer
+        from intake_idc.arrow import integers, texts
 
         if dir_template is None and self.locked is not None:
             dir_template = self.locked.dir_template
         template = planning.DIR_TEMPLATE if dir_template is None else dir_template
-        named = planning.template_columns(template, self.rows.columns)
-        manifest = self._located([*named, "crdc_series_uuid"])
-        folders = {
-            row["crdc_series_uuid"]: planning.series_folder(template, row)
-            for row in manifest.table.select(
-                dict.fromkeys([*named, "crdc_series_uuid"])
-            ).to_pylist()
+        layout = planning.Template(template, self.rows.columns)
+        named = layout.columns
+        told = [name for name in COUNTED_BY if name in self.rows.columns]
+        wanted = list(dict.fromkeys([*named, *told]))
+        manifest = self._located([*wanted, "crdc_series_uuid"])
+        folders = layout.folders(manifest.table)
+        parts = list(manifest.parts())
+        series = manifest.table.select(
+            list(dict.fromkeys(["crdc_series_uuid", "aws_bucket", *wanted]))
+        )
+        own = {
+            "folder": texts(folders),
+            "instanceCount": integers([part.instances for part in parts]),
+            "size": integers([part.meant_size or None for part in parts]),
         }
+        for name, column in own.items():
+            if name in series.column_names:
+                series = series.drop_columns(name)
+            series = series.append_column(name, column)
         root = writing.local_path(target)
-        there = transfer.present(root, folders.values())
-        listed = storage.instances(manifest.parts(), self._mirror(mirror))
-        return planning.make(listed, folders, there, root), there
+        place = self._mirror(mirror)
+        return planning.make(
+            series,
+            storage.list_all(parts, place),
+            transfer.LocalPlace(root).present,
+            root,
+            place,
+        )

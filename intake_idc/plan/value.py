@@ -1,0 +1,345 @@
+"""A plan as a value: every object of a copy, what is done with it, and where it goes.
+
+A million objects are a million rows of two Arrow tables, about 110 bytes each, and
+become Python objects only where somebody looks at them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, overload
+
+from intake_idc import display
+from intake_idc.arrow import numpy_of, one
+from intake_idc.errors import PlanError
+from intake_idc.manifest import Part
+from intake_idc.storage import Instance
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import numpy as np
+    import pyarrow as pa
+
+    from intake_idc.storage import Mirror
+
+__all__ = ["ACTIONS", "Action", "Plan", "Row", "Step", "Steps"]
+
+Action = Literal["fetch", "replace", "keep", "collide", "refuse", "unlisted"]
+ACTIONS: tuple[Action, ...] = get_args(Action)
+"""Actions by their number in the column ``action``."""
+MOVED = (ACTIONS.index("fetch"), ACTIONS.index("replace"))
+"""Numbers of the actions that move bytes."""
+IN_PLACE = (*MOVED, ACTIONS.index("keep"))
+"""Numbers of the actions after which the object is there."""
+SUFFIX = ".dcm"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One object of the copy; or one series, where it could not be listed."""
+
+    action: Action
+    """What is done. ``fetch``: not there. ``keep``: there with the right size.
+    ``replace``: there with another size. ``collide``: another object has the path.
+    ``refuse``: the path cannot be written. ``unlisted``: the series cannot be listed,
+    or its listing is not what the index says."""
+    path: str
+    """Where it goes, below the target, with ``/`` between the parts."""
+    instance: Instance
+    """What goes there."""
+    reason: str = ""
+    """Why, where it is none of ``fetch``, ``keep`` and ``replace``."""
+
+
+class Row(NamedTuple):
+    """One object of the copy, as `Plan.rows` gives it: plain values."""
+
+    row: int
+    action: int
+    series: int
+    name: str
+    file: str
+    size: int
+    etag: str | None
+    md5: bytes | None
+
+
+class Steps(Sequence[Step]):
+    """The rows of a plan, made into `Step` as they are looked at."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    @overload
+    def __getitem__(self, index: int) -> Step: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Step]: ...
+
+    def __getitem__(self, index: int | slice) -> Step | list[Step]:
+        """Give one step, or a list of some."""
+        found = range(len(self))[index]
+        if isinstance(found, range):
+            return [self._plan.step(row) for row in found]
+        return self._plan.step(found)
+
+    def __iter__(self) -> Iterator[Step]:
+        return map(self._plan.step_of, self._plan.rows())
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Every object of a copy, and what will be done with it."""
+
+    target: Path
+    """The folder that the copy goes to."""
+    series: pa.Table
+    """One row for each series: ``crdc_series_uuid``, ``aws_bucket``, ``folder`` (below
+    the target), ``instanceCount`` and ``size`` (bytes; null where not known), and
+    columns that `by` counts by."""
+    objects: pa.Table
+    """One row for each object, in the order of the manifest and of the keys:
+    ``series`` (int32, row of the other table), ``action`` (int8, place in `ACTIONS`),
+    ``name`` (of the key, without ``.dcm``), ``file`` (name it gets), ``size`` (int64,
+    bytes), ``etag`` and ``md5`` (16 bytes), null where not known."""
+    mirror: Mirror
+    """Where the bytes come from."""
+    reasons: Mapping[int, str] = field(default_factory=dict)
+    """Why, for rows that are neither fetched, replaced nor kept."""
+
+    def __len__(self) -> int:
+        return int(self.objects.num_rows)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Plan):
+            return NotImplemented
+        mine = self.target, self.mirror, self.reasons
+        return (
+            mine == (other.target, other.mirror, other.reasons)
+            and self.series.equals(other.series)
+            and self.objects.equals(other.objects)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    # Rows.
+
+    def column(self, name: str) -> np.ndarray[Any, Any]:
+        """Give ``series``, ``action`` or ``size`` as an array of numpy."""
+        return numpy_of(one(self.objects.column(name)))
+
+    @cached_property
+    def _series_rows(self) -> list[tuple[str, str, str, int | None, int | None]]:
+        names = "crdc_series_uuid", "aws_bucket", "folder", "instanceCount", "size"
+        columns = (self.series.column(name).to_pylist() for name in names)
+        return list(zip(*columns, strict=True))
+
+    def folder(self, series: int) -> str:
+        """Give the folder of a series below the target."""
+        return self._series_rows[series][2]
+
+    def bucket(self, series: int) -> str:
+        """Give the AWS bucket of a series."""
+        return self._series_rows[series][1]
+
+    def key(self, row: Row) -> str:
+        """Give the key of an object below its bucket's root."""
+        return f"{self._series_rows[row.series][0]}/{row.name}{SUFFIX}"
+
+    def path(self, row: Row) -> str:
+        """Give the path of an object below the target, with ``/`` between the parts."""
+        folder = self._series_rows[row.series][2]
+        return f"{folder}/{row.file}" if folder else row.file
+
+    def url(self, row: Row, mirror: Mirror | None = None) -> str:
+        """Give the URL of an object; of a series that is not listed its folder."""
+        place = self.mirror if mirror is None else mirror
+        root = place.bucket_root(self._series_rows[row.series][1])
+        if not row.name:
+            return f"{root}/{self._series_rows[row.series][0]}/"
+        return f"{root}/{self.key(row)}"
+
+    def rows(
+        self, start: int = 0, stop: int | None = None, *, moved: bool = False
+    ) -> Iterator[Row]:
+        """Give rows as plain values, some thousand at once.
+
+        Parameters
+        ----------
+        start, stop : int
+            Rows to give; None is the end.
+        moved : bool
+            Only those that are fetched or replaced.
+        """
+        import pyarrow as pa
+
+        end = len(self) if stop is None else stop
+        names = "action", "series", "name", "file", "size", "etag", "md5"
+        for first in range(start, end, 4096):
+            many = min(4096, end - first)
+            part = self.objects.slice(first, many).select(names)
+            numbers = range(first, first + many)
+            if moved:
+                actions = numpy_of(one(part.column("action")))
+                wanted = (actions == MOVED[0]) | (actions == MOVED[1])
+                places = wanted.nonzero()[0]
+                numbers = [first + place for place in places.tolist()]  # type: ignore[assignment]
+                if not numbers:
+                    continue
+                if len(numbers) < many:
+                    part = part.take(pa.array(places))
+            values = (part.column(name).to_pylist() for name in names)
+            yield from map(Row._make, zip(numbers, *values, strict=True))
+
+    def step(self, row: int) -> Step:
+        """Give one row as a step."""
+        return self.step_of(next(self.rows(row, row + 1)))
+
+    def step_of(self, row: Row) -> Step:
+        """Give a row as a step."""
+        uuid, bucket, folder, count, size = self._series_rows[row.series]
+        part = Part(uuid, bucket, count, size)
+        key = self.key(row) if row.name else f"{uuid}/"
+        md5 = row.md5.hex() if row.md5 is not None else None
+        instance = Instance(part, key, row.size, self.url(row), row.etag, md5)
+        path = self.path(row) if row.name else folder
+        return Step(ACTIONS[row.action], path, instance, self.reasons.get(row.row, ""))
+
+    @property
+    def steps(self) -> Steps:
+        """One for each object, in the order of the manifest."""
+        return Steps(self)
+
+    @property
+    def paths(self) -> list[Path]:
+        """Full path of every object, in order."""
+        return [self.target / self.path(row) for row in self.rows() if row.name]
+
+    # Sums.
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Number of objects by action; of ``unlisted`` it is the number of series.
+
+        ``fetch``, ``keep`` and ``replace`` are always there, the others where they
+        are not 0.
+        """
+        import numpy as np
+
+        many = np.bincount(self.column("action"), minlength=len(ACTIONS)).tolist()
+        found = dict(zip(ACTIONS, many, strict=True))
+        usual = {name: found.pop(name) for name in ("fetch", "keep", "replace")}
+        return usual | {name: count for name, count in found.items() if count}
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of all objects, those that are there included."""
+        return int(self.column("size").sum())
+
+    @cached_property
+    def fetch_size(self) -> int:
+        """Bytes that will be fetched."""
+        return int(self.column("size")[self.moved].sum())
+
+    @cached_property
+    def moved(self) -> np.ndarray[Any, Any]:
+        """Whether each row is fetched or replaced: bool, one for each object."""
+        import numpy as np
+
+        return np.isin(self.column("action"), MOVED)
+
+    def by(self, column: str) -> dict[str, dict[str, int]]:
+        """Count objects, bytes, and bytes to fetch, by a column of the series.
+
+        Parameters
+        ----------
+        column : str
+            ``collection_id``, ``Modality``, ``license_short_name``, or any column that
+            the layout names.
+
+        Raises
+        ------
+        PlanError
+            The plan does not hold the column.
+        """
+        import numpy as np
+
+        if column not in self.series.column_names:
+            held = ", ".join(self.series.column_names)
+            msg = f"the plan holds no column {column!r}; it holds {held}"
+            raise PlanError(msg, column=column)
+        coded = one(self.series.column(column).cast("string")).dictionary_encode()
+        names = list(coded.dictionary.to_pylist())
+        codes = np.array(
+            [len(names) if c is None else c for c in coded.indices.to_pylist()]
+        )
+        of = codes[self.column("series")] if len(self) else np.zeros(0, np.int64)
+        size, many = self.column("size"), len(names) + 1
+        sums = {
+            "objects": np.bincount(of, minlength=many),
+            "size": np.bincount(of, size, many),
+            "fetch_size": np.bincount(of, size * self.moved, many),
+        }
+        return {
+            name if name is not None else "unknown": {
+                what: int(values[code]) for what, values in sums.items()
+            }
+            for code, name in enumerate([*names, None])
+            if sums["objects"][code]
+        }
+
+    # Judgement.
+
+    def check(self) -> None:
+        """Refuse a plan in which objects collide, or paths cannot be written.
+
+        Raises
+        ------
+        PlanError
+            It is such; ``details["problems"]`` has path, action and reason of each.
+        """
+        bad = [
+            self.step(row)
+            for row in sorted(self.reasons)
+            if ACTIONS[self._action(row)] in ("collide", "refuse")
+        ]
+        if bad:
+            problems = tuple((step.path, step.action, step.reason) for step in bad)
+            more = f" (and {len(bad) - 1:,} more)" if len(bad) > 1 else ""
+            raise PlanError(f"{bad[0].reason}{more}", problems=problems)
+
+    def _action(self, row: int) -> int:
+        return int(self.objects.column("action")[row].as_py())
+
+    def _items(self) -> list[tuple[str, object]]:
+        items: list[tuple[str, object]] = [
+            ("objects", f"{len(self):,} ({display.bytes_text(self.size)})"),
+            ("to fetch", f"{self.counts['fetch']:,}"),
+            ("to replace", f"{self.counts['replace']:,}"),
+            ("there already", f"{self.counts['keep']:,}"),
+            ("bytes to fetch", display.bytes_text(self.fetch_size)),
+        ]
+        words = {
+            "collide": "colliding",
+            "refuse": "refused",
+            "unlisted": "series not listed",
+        }
+        items += [
+            (word, f"{self.counts[action]:,}")
+            for action, word in words.items()
+            if action in self.counts
+        ]
+        return items
+
+    def __str__(self) -> str:
+        return display.pairs(f"Copy to {self.target}", self._items())
+
+    def _repr_html_(self) -> str:
+        return display.pairs_html(f"Copy to {self.target}", self._items())

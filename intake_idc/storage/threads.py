@@ -1,0 +1,166 @@
+"""As many threads for requests as help, and results as they come."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+from intake_idc.storage.pool import alone
+from intake_idc.storage.retrying import abandon
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+__all__ = ["Threads", "most_threads"]
+
+FEWEST = 8
+"""Threads at the beginning: more only wait for each other on a fast line."""
+MOST = 256
+"""Threads that it may come to, as many as s5cmd has workers."""
+GROWTH = 4
+"""By how much their number grows at once."""
+BUSY = 0.75
+"""Cores that the process may use while more threads are still added."""
+HELPED = 1.1
+"""By how much the rate must have grown with them for more to be added."""
+LOOK_SECONDS = 0.02
+"""Seconds between two looks at how it goes."""
+LEAVE_SECONDS = 2.0
+"""Seconds that threads have to notice that they are to stop."""
+FILES_LEFT = 64
+"""Open files that are left to the rest of the process."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def most_threads() -> int:
+    """Give how many threads a copy may have, each with a file and two connections."""
+    try:
+        import resource
+    except ImportError:
+        # Windows has no such limit.
+        return MOST
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return MOST
+    return max(1, min(MOST, (limit - FILES_LEFT) // 3))
+
+
+class Threads(Generic[Item, Result]):
+    """Calls a function on items from threads of its own, as many as help.
+
+    It begins with a few. While the process uses less than a core, the threads wait for
+    the line, and there are more after each round of results, as long as results come
+    the faster for it. Where the machine is the limit, more would make it slower.
+
+    Parameters
+    ----------
+    function : callable
+        Called with each item. What it raises ends the whole.
+    most, fewest : int
+        Threads at most, and at the beginning.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Item], Result],
+        most: int = MOST,
+        fewest: int = FEWEST,
+    ) -> None:
+        self._function = function
+        self._most, self._fewest = most, min(fewest, most)
+        self._lock = threading.Lock()
+        self._events: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._source: Iterator[Item] = iter(())
+        self.stopped = threading.Event()
+        """Set when what has not begun shall not begin, and what runs shall end."""
+
+    def run(
+        self, items: Iterable[Item], look: Callable[[], object] | None = None
+    ) -> Iterator[Result]:
+        """Give the results as they come, each item asked for when a thread is free.
+
+        Where the consumer ends early, or is interrupted, the threads are told to stop
+        and waited for a short while. ``look`` is called now and then meanwhile.
+        """
+        self._source = iter(items)
+        self._grow(self._fewest)
+        pace, ended = _Pace(), 0
+        looked = time.monotonic()
+        try:
+            while ended < len(self._threads):
+                try:
+                    kind, value = self._events.get(timeout=LOOK_SECONDS)
+                except queue.Empty:
+                    kind, value = "nothing", None
+                if look is not None and time.monotonic() - looked >= LOOK_SECONDS:
+                    looked = time.monotonic()
+                    look()
+                if kind == "end":
+                    ended += 1
+                elif kind == "error":
+                    raise cast("BaseException", value)
+                elif kind == "result":
+                    if pace.more_help(len(self._threads)) and not ended:
+                        self._grow(min(GROWTH * len(self._threads), self._most))
+                    yield cast("Result", value)
+        finally:
+            self.stopped.set()
+            if ended < len(self._threads):
+                self._leave()
+
+    def _grow(self, to: int) -> None:
+        while len(self._threads) < to:
+            name = f"intake-idc-copy-{len(self._threads)}"
+            # A daemon: a store that does not answer must not hold up the exit.
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _work(self) -> None:
+        alone()
+        try:
+            while not self.stopped.is_set():
+                with self._lock:
+                    try:
+                        item = next(self._source)
+                    except StopIteration:
+                        return
+                self._events.put(("result", self._function(item)))
+        except BaseException as error:  # noqa: BLE001  (raised by the consumer)
+            self._events.put(("error", error))
+        finally:
+            self._events.put(("end", None))
+
+    def _leave(self) -> None:
+        # What waits to be tried again would hold up the end.
+        abandon()
+        until = time.monotonic() + LEAVE_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+
+
+class _Pace:
+    """Sees whether more threads help, after each round of results."""
+
+    def __init__(self) -> None:
+        self._came, self._rate = 0, 0.0
+        self._began, self._used = time.monotonic(), time.process_time()
+
+    def more_help(self, threads: int) -> bool:
+        """Count a result; say whether there should be more threads than these."""
+        self._came += 1
+        now = time.monotonic()
+        seconds = now - self._began
+        if self._came < threads // 2 or seconds < LOOK_SECONDS:
+            return False
+        used, rate = time.process_time(), self._came / seconds
+        waits = used - self._used < BUSY * seconds and rate > HELPED * self._rate
+        if waits:
+            self._rate = rate
+        self._came, self._began, self._used = 0, now, used
+        return waits

@@ -1,0 +1,147 @@
+"""A large object, fetched by several ranges at once, all of one version of it."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+from intake_idc.errors import WrongSize
+from intake_idc.storage import open_store
+from intake_idc.transfer.fetching import CHUNK, STREAMED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from intake_idc.plan import Row
+    from intake_idc.storage import Mirror, Store
+    from intake_idc.transfer.fetching import Done, Fetcher
+    from intake_idc.transfer.places import Part
+
+__all__ = ["SPLIT", "Large", "Range", "ranges"]
+
+SPLIT = 64 << 20
+"""Bytes above which an object is fetched by several ranges."""
+RANGE = 32 << 20
+"""Bytes of each of them."""
+
+
+class Range(NamedTuple):
+    """One of several ranges of a large object."""
+
+    large: Large
+    start: int
+    stop: int
+
+
+def ranges(large: Large) -> Iterator[Range]:
+    """Give the ranges of an object, in order."""
+    size = large.row.size
+    for start in range(0, size, RANGE):
+        yield Range(large, start, min(size, start + RANGE))
+
+
+class Large:
+    """An object that is fetched by several ranges; each is a task of its own.
+
+    Parameters
+    ----------
+    fetcher : Fetcher
+        What its ranges share with other objects.
+    row : Row
+        The object.
+    mirror : Mirror
+        Where it is read.
+    """
+
+    def __init__(self, fetcher: Fetcher, row: Row, mirror: Mirror) -> None:
+        self.row, self.mirror = row, mirror
+        self._fetcher = fetcher
+        self._key = fetcher.plan.key(row)
+        self._lock = threading.Lock()
+        self._part: Part | None = None
+        self._left = -(-row.size // RANGE)
+        self._etag = row.etag
+        self._failure: Exception | None = None
+        self._told = 0
+
+    def fetch(self, start: int, stop: int) -> Done | None:
+        """Fetch one range; what became of the object where it was the last.
+
+        Raises
+        ------
+        IDCError, OSError
+            This range cannot be read, or one before it.
+        """
+        try:
+            self._range(self._begun(), start, stop)
+        except Exception as error:
+            self._failure = self._failure or error
+            raise
+        finally:
+            with self._lock:
+                self._left -= 1
+                last = not self._left
+            if last and self._failure is not None:
+                self._end()
+        if self._failure is not None:
+            raise self._failure
+        return self._finish() if last else None
+
+    def _begun(self) -> Part:
+        with self._lock:
+            if self._failure is not None:
+                raise self._failure
+            if self._part is None:
+                # Without a tag two ranges could be of two versions.
+                self._etag = self._etag or self._store.tag(self._key)
+                self._part = self._fetcher.part(self.row)
+            return self._part
+
+    @property
+    def _store(self) -> Store:
+        return open_store(self.mirror, self._fetcher.plan.bucket(self.row.series))
+
+    def _range(self, part: Part, start: int, stop: int) -> None:
+        with self._fetcher.memory.taken(STREAMED):
+            at = self._stream(part, start, stop)
+        if at != stop:
+            url = self._fetcher.plan.url(self.row, self.mirror)
+            msg = f"{url}: got {at - start} bytes from {start} on of {stop - start}"
+            raise WrongSize(msg, url=url, got=at - start, expected=stop - start)
+
+    def _stream(self, part: Part, at: int, stop: int) -> int:
+        """Write a range as it comes; give the place that it came to."""
+        for data in self._store.stream(self._key, self._etag, at, stop, CHUNK):
+            if self._failure is not None:
+                raise self._failure
+            self._fetcher.check_stopped()
+            if at + len(data) > stop:
+                return at + len(data)
+            part.write_at(data, at)
+            at += len(data)
+            with self._lock:
+                self._told += len(data)
+            self._fetcher.progress.add(len(data))
+        return at
+
+    def _finish(self) -> Done:
+        """Check the whole, and give it its name."""
+        fetcher, part = self._fetcher, self._begun()
+        try:
+            if not self._store.tells:
+                self._store.hold(self._key, self._etag, None)
+            hasher = fetcher.hasher(self.row)
+            if hasher is not None:
+                for data in part.read():
+                    hasher.update(data)
+            return fetcher.commit(self.row, part, hasher)
+        except BaseException:
+            fetcher.progress.add(-self._told)
+            raise
+        finally:
+            fetcher.close(part)
+
+    def _end(self) -> None:
+        self._fetcher.progress.add(-self._told)
+        if self._part is not None:
+            self._fetcher.close(self._part)
