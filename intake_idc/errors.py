@@ -259,9 +259,11 @@ class TransferError(IDCError):
     there was no space left.
     """
 
+    exit_code = 4
+
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message, **details)
-        self.exit_code = int(details.get("exit_code", 4))
+        self.exit_code = int(details.get("exit_code", self.exit_code))
 
     @property
     def report(self) -> Any:

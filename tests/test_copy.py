@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
 from pathlib import Path
@@ -24,7 +25,6 @@ from intake_idc.plan import (
     template_columns,
 )
 from intake_idc.storage import Instance, Listed
-from intake_idc.transfer import as_rows
 
 SAMPLE = open_idc(2, tables="sample")
 CT = SAMPLE.search(Modality="CT")
@@ -136,7 +136,10 @@ def test_what_fails_is_reported_and_what_came_stays(tmp_path, half_bucket):
     assert victim.name in report.failures[0].url
     assert "changed after it was listed" in report.failures[0].reason
     assert len(tree(tmp_path / "copy")) == 2
-    assert {row["status"] for row in as_rows(report)} == {"fetched", "failed"}
+    assert set(report.to_table()["status"].to_pylist()) == {"fetched", "failed"}
+    report.to_jsonl(tmp_path / "report.jsonl")
+    lines = (tmp_path / "report.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == report.to_table().to_pylist()
     assert "failed:" in str(report)
 
 

@@ -44,6 +44,7 @@ from intake_idc.errors import (
     PlanError,
     RequestError,
     StorageError,
+    TransferError,
 )
 from intake_idc.formats import lock as form
 from intake_idc.manifest import Manifest
@@ -990,7 +991,7 @@ def test_a_lock_opens_where_its_mirror_is_not(tmp_path):
     shutil.rmtree(mirror)
     opened = open_lock(path)
     assert opened.mirror.root == str(mirror)
-    with pytest.raises(StorageError):
+    with pytest.raises(TransferError, match="mirror"):
         opened.materialize(tmp_path / "copy")
     assert restore(path, tmp_path / "copy", mirror="sample").counts["fetched"] == 6
     before = path.read_bytes()
@@ -1165,17 +1166,21 @@ def test_a_lock_is_restored_from_s3(s3_nginx, tmp_path):
     assert sorted(tree(tmp_path / "copy").values()) == sha_of(PAIR.manifest().uuids)
 
 
-def test_a_mirror_that_lost_an_object_restores_nothing(locks, tmp_path):
+def test_a_series_that_a_mirror_lost_objects_of_is_not_restored(locks, tmp_path):
     mirror = tmp_path / "mirror"
     shutil.copytree(BUCKET, mirror)
     victim = PAIR.manifest().uuids[1]
     next((mirror / victim).iterdir()).unlink()
-    with pytest.raises(IntegrityError, match=victim):
+    with pytest.raises(TransferError, match=f"{victim}/ lists"):
         restore(locks["sample"], tmp_path / "copy", mirror=mirror)
     shutil.rmtree(mirror / victim)
-    with pytest.raises(ObjectNotFound, match=victim):
+    with pytest.raises(TransferError, match="holds no object of series") as caught:
         restore(locks["sample"], tmp_path / "copy", mirror=mirror)
-    assert not list((tmp_path / "copy").rglob("*.dcm"))
+    assert [outcome.url for outcome in caught.value.report.failures] == [
+        f"{mirror}/{victim}/"
+    ]
+    names = {path.name for path in (BUCKET / victim).iterdir()}
+    assert not names & {path.name for path in (tmp_path / "copy").rglob("*.dcm")}
 
 
 def test_foreign_objects_in_the_folder_are_found(locks, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from intake_idc.errors import IntegrityError, RequestError, TransferError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from intake_idc.cli.progress import Line
     from intake_idc.transfer import Report
 
 __all__ = ["copy", "reported", "target_option", "verify"]
@@ -43,7 +43,43 @@ target_option = click.option(
 @template_option
 @objects_option
 @target_option
+@click.option(
+    "--file-names",
+    type=click.Choice(["uuid", "SOPInstanceUID", "slice"]),
+    default="uuid",
+    show_default=True,
+    help="What the files are called; slice is 0001.dcm and so on in their order.",
+)
+@click.option(
+    "--longest-path",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Refuse longer paths: 259 for a folder that goes to Windows.",
+)
+@click.option(
+    "--checksum",
+    type=click.Choice(["md5", "crc32c", "sha256", "blake2b"]),
+    help="Compute this of every byte, for the folder's record.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Give up then what is not there.",
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan, and move no byte.")
+@click.option(
+    "--mapping",
+    metavar="FILE",
+    type=LocalPath(dir_okay=False, path_type=Path),
+    help="Write path, uuids, SOPInstanceUID, URL, size and hash of each object: "
+    ".csv, .tsv, .jsonl, .parquet or .arrow.",
+)
+@click.option(
+    "--progress/--no-progress",
+    default=None,
+    help="Show how far it is.  [default: on a terminal]",
+)
 @click.option(
     "--report",
     metavar="FILE",
@@ -62,29 +98,61 @@ def copy(
     dir_template: str | None,
     objects: str | None,
     target: Path,
+    file_names: Any,
+    longest_path: int | None,
+    checksum: Any,
+    timeout: float | None,
     dry_run: bool,
+    mapping: Path | None,
+    progress: bool | None,
     report: Path | None,
     no_notice: bool,
     **named: Any,
 ) -> None:
     """Copy a cohort to a folder; what is there already is not fetched again."""
+    from intake_idc.cli.progress import line_for
+
     found = placed(cohort(**named), mirror, endpoint_url, engine)
     found = with_objects(found, objects)
-    if report is not None and (dry_run or not report.parent.is_dir()):
-        msg = f"--report {report}: its folder must be there, and a dry run has none"
-        raise RequestError(msg)
+    for name, path in (("report", report), ("mapping", mapping)):
+        if path is not None and (dry_run or not path.parent.is_dir()):
+            msg = f"--{name} {path}: its folder must be there, and a dry run has none"
+            raise RequestError(msg)
     if dry_run:
-        click.echo(str(found.plan(target, dir_template=dir_template)))
+        plan = found.plan(
+            target,
+            dir_template=dir_template,
+            file_names=file_names,
+            longest_path=longest_path,
+        )
+        click.echo(str(plan))
+        plan.check()
         return
-    reported(
-        lambda: found.materialize(
-            target, dir_template=dir_template, notice=not no_notice
-        ),
-        report,
-    )
+    line = line_for(wanted=progress)
+    try:
+        reported(
+            lambda: found.materialize(
+                target,
+                dir_template=dir_template,
+                file_names=file_names,
+                longest_path=longest_path,
+                checksum=checksum,
+                timeout=timeout,
+                callback=line,
+                mapping=mapping,
+                notice=not no_notice,
+            ),
+            report,
+            line,
+        )
+    finally:
+        if line is not None:
+            line.close()
 
 
-def reported(run: Callable[[], Report], path: Path | None = None) -> None:
+def reported(
+    run: Callable[[], Report], path: Path | None = None, line: Line | None = None
+) -> None:
     """Copy, and show the report; also that of a copy that is not whole.
 
     Raises
@@ -97,11 +165,10 @@ def reported(run: Callable[[], Report], path: Path | None = None) -> None:
         done = run()
     except TransferError as error:
         failed, done = error, error.report
+    if line is not None:
+        line.close()
     if path is not None:
-        from intake_idc.transfer import as_rows
-
-        lines = (json.dumps(row) + "\n" for row in as_rows(done))
-        path.write_text("".join(lines), encoding="utf-8")
+        done.to_jsonl(path)
     click.echo(str(done))
     if failed is not None:
         raise failed

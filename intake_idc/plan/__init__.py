@@ -14,13 +14,24 @@ from intake_idc.plan.layout import (
 )
 from intake_idc.plan.making import make
 from intake_idc.plan.names import safe_name
-from intake_idc.plan.value import ACTIONS, Action, Plan, Row, Step, Steps
+from intake_idc.plan.value import (
+    ACTIONS,
+    COUNTED_BY,
+    Action,
+    Plan,
+    Rate,
+    Row,
+    Step,
+    Steps,
+)
 
 __all__ = [
     "ACTIONS",
+    "COUNTED_BY",
     "DIR_TEMPLATE",
     "Action",
     "Plan",
+    "Rate",
     "Row",
     "Step",
     "Steps",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from intake_idc.arrow import packed, texts
 from intake_idc.errors import PlanError
-from intake_idc.plan.names import path_problem, same
+from intake_idc.plan.names import path_problem, safe_name, same
 from intake_idc.plan.value import ACTIONS, SUFFIX, Plan
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from intake_idc.errors import IDCError
+    from intake_idc.plan.value import Rate
     from intake_idc.storage import Instance, Listed, Mirror
 
 __all__ = ["make"]
@@ -39,6 +41,7 @@ def make(
     *,
     names: Mapping[str, str] | None = None,
     longest: int | None = None,
+    rate: Rate | None = None,
 ) -> Plan:
     """Decide what a copy does with each object.
 
@@ -60,6 +63,8 @@ def make(
         File names by key; without it they are ``<crdc_instance_uuid>.dcm``.
     longest : int, optional
         Length that a whole path may have; see `intake_idc.plan.names.path_problem`.
+    rate : Rate, optional
+        How fast copies from this mirror were.
     """
     rows = _Rows()
     folders = series.column("folder").to_pylist()
@@ -88,7 +93,7 @@ def make(
             else:
                 action = _action(instance.size, here.get(file))
             rows.add(number, action, instance, file, reason)
-    return rows.plan(target, series, mirror)
+    return replace(rows.plan(target, series, mirror), rate=rate)
 
 
 def _present(
@@ -107,7 +112,8 @@ def _path(folder: str, file: str) -> str:
 def _file(instance: Instance, names: Mapping[str, str] | None) -> str:
     if names is not None and instance.key in names:
         return names[instance.key]
-    return f"{instance.crdc_instance_uuid}{SUFFIX}"
+    # A store may list names that no file can have.
+    return safe_name(instance.crdc_instance_uuid, SUFFIX)
 
 
 def _action(size: int, found: int | None) -> int:
@@ -122,7 +128,7 @@ class _Rows:
     def __init__(self) -> None:
         self._series, self._actions, self._sizes = array("i"), array("b"), array("q")
         self._names: list[str] = []
-        self._files: list[str] = []
+        self._files: list[str | None] = []
         self._etags: list[str | None] = []
         self._md5s: list[bytes | None] = []
         self._packed: list[list[Any]] = []
@@ -170,7 +176,7 @@ class _Rows:
         self._series.append(series)
         self._actions.append(action)
         self._names.append(name)
-        self._files.append(file)
+        self._files.append(None if file == f"{name}{SUFFIX}" else file)
         self._sizes.append(size)
         self._etags.append(etag)
         self._md5s.append(md5)
@@ -233,10 +239,13 @@ class _Rows:
                 reason = f"{{}} would be {plan.step(rows[0]).path}, which is a folder"
             elif len(rows) > 1:
                 one, two = (plan.step(row) for row in rows[:2])
+                apart = one.instance.part.crdc_series_uuid
+                advice = "put %SeriesInstanceUID or %crdc_series_uuid into dir_template"
+                if apart == two.instance.part.crdc_series_uuid:
+                    advice = "take file_names='uuid'"
                 reason = (
                     f"{one.instance.url} and {two.instance.url} would both be "
-                    f"{one.path}; put %SeriesInstanceUID or %crdc_series_uuid into "
-                    "dir_template"
+                    f"{one.path}; {advice}"
                 )
             else:
                 continue

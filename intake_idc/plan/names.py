@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 import unicodedata
 from pathlib import PurePath, PureWindowsPath
 
@@ -20,8 +21,8 @@ PART_BYTES = 255
 """Bytes in UTF-8, and units of UTF-16, that file systems allow one part of a path."""
 PART_NAME = 56
 """Characters that the name of a part file may have, which lies beside its file."""
-POSIX_BYTES = 4095
-"""Bytes of a path on Linux: PATH_MAX counts the zero at its end."""
+POSIX_BYTES = 1023 if sys.platform == "darwin" else 4095
+"""Bytes of a path on macOS and Linux: PATH_MAX counts the zero at its end."""
 WINDOWS_UNITS = 259
 """Units of UTF-16 of a path on Windows: MAX_PATH counts the zero at its end."""
 LONG_UNITS = 32_766
@@ -44,6 +45,8 @@ _DEVICE = re.compile(
     re.IGNORECASE,
 )
 """Windows takes these for devices, whatever stands behind the first dot."""
+_LOOSE = ". \u200c\u200d\u206a\u206b\u206c\u206d\u206e\u206f\ufeff"
+"""What may not stand at an end: dots and blanks, and what is not seen before a dot."""
 _IGNORED = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
 """HFS+ compares names without these (TN1150)."""
 _LOOSE_END = re.compile(r"(?<=[^/. ])[. ]+(?=/|\Z)")
@@ -73,7 +76,7 @@ def safe_name(text: str, ending: str = "") -> str:
     if _PLAIN.fullmatch(text):
         name = text
     else:
-        name = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text)).strip(". ")
+        name = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text)).strip(_LOOSE)
         name = name or "_"
     name += ending
     if _DEVICE.match(name):
@@ -82,7 +85,7 @@ def safe_name(text: str, ending: str = "") -> str:
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         room = LONGEST_NAME - 17 - len(ending)
         kept = name[: len(name) - len(ending)].encode()[:room].decode("utf-8", "ignore")
-        name = f"{kept.rstrip('. ')}-{digest}{ending}"
+        name = f"{kept}-{digest}{ending}"
     return name
 
 
@@ -136,7 +139,8 @@ def path_problem(
     root : path or URL
         The target, absolute. A `pathlib.PureWindowsPath` has the limits of Windows: 259
         units of UTF-16, or 32,766 where it begins with ``\\?\``. Others have 4,095
-        bytes, and keys below a URL 1,024. The part file beside it has to fit as well.
+        bytes, 1,023 on macOS, and keys below a URL 1,024. The part file beside it has
+        to fit as well.
     path : str
         Below it, with ``/`` between its parts.
     longest : int, optional

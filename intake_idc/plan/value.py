@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from intake_idc.storage import Mirror
 
-__all__ = ["ACTIONS", "Action", "Plan", "Row", "Step", "Steps"]
+__all__ = ["ACTIONS", "Action", "Plan", "Rate", "Row", "Step", "Steps"]
 
 Action = Literal["fetch", "replace", "keep", "collide", "refuse", "unlisted"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
@@ -36,6 +36,10 @@ MOVED = (ACTIONS.index("fetch"), ACTIONS.index("replace"))
 IN_PLACE = (*MOVED, ACTIONS.index("keep"))
 """Numbers of the actions after which the object is there."""
 SUFFIX = ".dcm"
+COUNTED_BY = ("collection_id", "Modality", "license_short_name")
+"""Columns that a plan counts by when it is printed, where it holds them."""
+SHOWN = 8
+"""Rows of each table that are printed."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,15 @@ class Step:
     """What goes there."""
     reason: str = ""
     """Why, where it is none of ``fetch``, ``keep`` and ``replace``."""
+
+
+class Rate(NamedTuple):
+    """How fast copies from a mirror were."""
+
+    size: float
+    """Bytes a second."""
+    objects: float
+    """Objects a second."""
 
 
 class Row(NamedTuple):
@@ -107,12 +120,15 @@ class Plan:
     objects: pa.Table
     """One row for each object, in the order of the manifest and of the keys:
     ``series`` (int32, row of the other table), ``action`` (int8, place in `ACTIONS`),
-    ``name`` (of the key, without ``.dcm``), ``file`` (name it gets), ``size`` (int64,
-    bytes), ``etag`` and ``md5`` (16 bytes), null where not known."""
+    ``name`` (of the key, without ``.dcm``), ``file`` (name it gets; null where that is
+    the name of the key), ``size`` (int64, bytes), ``etag`` and ``md5`` (16 bytes), null
+    where not known."""
     mirror: Mirror
     """Where the bytes come from."""
     reasons: Mapping[int, str] = field(default_factory=dict)
     """Why, for rows that are neither fetched, replaced nor kept."""
+    rate: Rate | None = None
+    """How fast copies from this mirror were; None where none was measured."""
 
     def __len__(self) -> int:
         return int(self.objects.num_rows)
@@ -195,8 +211,15 @@ class Plan:
                     continue
                 if len(numbers) < many:
                     part = part.take(pa.array(places))
-            values = (part.column(name).to_pylist() for name in names)
-            yield from map(Row._make, zip(numbers, *values, strict=True))
+            action, series, name, file, *rest = (
+                part.column(column).to_pylist() for column in names
+            )
+            own = [
+                given or (stem and f"{stem}{SUFFIX}")
+                for given, stem in zip(file, name, strict=True)
+            ]
+            columns = numbers, action, series, name, own, *rest
+            yield from map(Row._make, zip(*columns, strict=True))
 
     def step(self, row: int) -> Step:
         """Give one row as a step."""
@@ -254,6 +277,14 @@ class Plan:
         import numpy as np
 
         return np.isin(self.column("action"), MOVED)
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds that it will take at the rate that was measured; None without one."""
+        if self.rate is None:
+            return None
+        objects = int(self.moved.sum())
+        return max(self.fetch_size / self.rate.size, objects / self.rate.objects)
 
     def by(self, column: str) -> dict[str, dict[str, int]]:
         """Count objects, bytes, and bytes to fetch, by a column of the series.
@@ -331,6 +362,8 @@ class Plan:
             "refuse": "refused",
             "unlisted": "series not listed",
         }
+        if self.seconds is not None and self.fetch_size:
+            items.append(("time", f"about {_duration(self.seconds)}"))
         items += [
             (word, f"{self.counts[action]:,}")
             for action, word in words.items()
@@ -338,8 +371,43 @@ class Plan:
         ]
         return items
 
+    def _tables(self) -> Iterator[tuple[str, list[str], list[list[object]]]]:
+        """Give what is to be fetched, by what people ask for: title, header, rows."""
+        for column in COUNTED_BY:
+            if column not in self.series.column_names:
+                continue
+            found = sorted(self.by(column).items(), key=lambda item: -item[1]["size"])
+            rows: list[list[object]] = [
+                [name, sums["objects"], *map(_size, (sums["size"], sums["fetch_size"]))]
+                for name, sums in found[:SHOWN]
+            ]
+            if len(found) > SHOWN:
+                rows.append([f"and {len(found) - SHOWN:,} more", None, "", ""])
+            yield column, [column, "objects", "size", "to fetch"], rows
+
     def __str__(self) -> str:
-        return display.pairs(f"Copy to {self.target}", self._items())
+        lines = [display.pairs(f"Copy to {self.target}", self._items())]
+        some = [self.step(row) for row in sorted(self.reasons)[:SHOWN]]
+        lines += [f"  {step.action}: {step.path}: {step.reason}" for step in some]
+        tables = [display.rows(header, rows) for _, header, rows in self._tables()]
+        return "\n\n".join(["\n".join(lines), *tables])
 
     def _repr_html_(self) -> str:
-        return display.pairs_html(f"Copy to {self.target}", self._items())
+        title = f"Copy to {self.target}"
+        return display.pairs_html(title, self._items()) + "".join(
+            display.rows_html(name, header, rows)
+            for name, header, rows in self._tables()
+        )
+
+
+def _size(size: int) -> str:
+    return display.bytes_text(size)
+
+
+def _duration(seconds: float) -> str:
+    """Give a duration as people say it: ``3 s``, ``4 min``, ``2 h 5 min``."""
+    if seconds < 100:  # noqa: PLR2004
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    hours, rest = divmod(minutes, 60)
+    return f"{hours:,} h {rest} min" if hours else f"{minutes} min"

@@ -8,9 +8,11 @@ when something fails. Carrying out a plan again fetches only what is not there.
 from __future__ import annotations
 
 from intake_idc.transfer.hashing import CHECKSUMS, Checksum
+from intake_idc.transfer.mapping import check_mapping, write_mapping
 from intake_idc.transfer.notices import NOTICE, put_notice
 from intake_idc.transfer.places import LocalPlace
-from intake_idc.transfer.report import Outcome, Report, as_rows
+from intake_idc.transfer.rates import known_rate, remember
+from intake_idc.transfer.report import Outcome, Report
 from intake_idc.transfer.running import Limits, run
 from intake_idc.transfer.verifying import Verification, verify
 
@@ -23,8 +25,11 @@ __all__ = [
     "Outcome",
     "Report",
     "Verification",
-    "as_rows",
+    "check_mapping",
+    "known_rate",
     "put_notice",
+    "remember",
     "run",
     "verify",
+    "write_mapping",
 ]

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, overload
+from typing import TYPE_CHECKING, Literal, get_args, overload
 
 from intake_idc import display
+from intake_idc.arrow import integers, texts
+from intake_idc.files import beside
 
 if TYPE_CHECKING:
-    from intake_idc.plan import Plan
+    import os
 
-__all__ = ["STATUSES", "Outcome", "Outcomes", "Report", "Status", "as_rows"]
+    import pyarrow as pa
+
+    from intake_idc.plan import Plan, Row
+
+__all__ = ["STATUSES", "Outcome", "Outcomes", "Report", "Status"]
 
 Status = Literal["fetched", "replaced", "kept", "failed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 """Statuses by their number in `Report.statuses`."""
+SHOWN = 10
+"""Failures that are printed."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +119,7 @@ class Report:
         """The mirrors that were asked, by name."""
         return ", ".join(self.mirrors)
 
-    def outcome(self, row: Any) -> Outcome:
+    def outcome(self, row: Row) -> Outcome:
         """Give what became of a row of the plan."""
         number = row.row
         at = self.served[number] if self.served else 255
@@ -143,10 +152,7 @@ class Report:
     @property
     def failures(self) -> list[Outcome]:
         """Objects that are not there."""
-        return [
-            self.outcome(next(self.plan.rows(row, row + 1)))
-            for row in sorted(self.reasons)
-        ]
+        return [self.outcomes[row] for row in sorted(self.reasons)]
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -164,39 +170,84 @@ class Report:
         )
         return int(self.plan.column("size")[moved].sum())
 
+    @property
+    def rate(self) -> float:
+        """Bytes a second, over the whole copy; 0 where nothing was fetched."""
+        return self.fetched_size / self.seconds if self.seconds else 0.0
+
+    @cached_property
+    def by_mirror(self) -> dict[str, int]:
+        """Number of objects that each mirror served."""
+        return {
+            name: self.served.count(number) for number, name in enumerate(self.mirrors)
+        }
+
+    def to_jsonl(self, path: str | os.PathLike[str]) -> None:
+        """Write one line of JSON for each planned object, whole or not at all.
+
+        Each has ``status``, ``path``, ``url``, ``size``, ``reason``, ``mirror``,
+        ``hash`` and ``retries``, as `Outcome` has them.
+        """
+        with (
+            beside(Path(path)) as part,
+            part.open("x", encoding="utf-8") as file,
+        ):
+            for outcome in self.outcomes:
+                row = {**asdict(outcome), "path": str(outcome.path)}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def to_table(self) -> pa.Table:
+        """Give one row for each planned object, with the columns of `Outcome`."""
+        import pyarrow as pa
+
+        names = [each.name for each in fields(Outcome)]
+        rows = [
+            (str(value) if isinstance(value, Path) else value for value in astuple(own))
+            for own in self.outcomes
+        ]
+        columns = zip(*rows, strict=True) if rows else ([] for _ in names)
+        number = ("size", "retries")
+        return pa.table(
+            {
+                name: integers(list(column)) if name in number else texts(list(column))
+                for name, column in zip(names, columns, strict=True)
+            }
+        )
+
     def _items(self) -> list[tuple[str, object]]:
         items: list[tuple[str, object]] = [
             (status, f"{count:,}") for status, count in self.counts.items()
         ]
+        fetched = display.bytes_text(self.fetched_size)
+        if self.seconds and self.fetched_size:
+            rate = display.bytes_text(self.rate)
+            fetched += f" in {self.seconds:.1f} s ({rate}/s)"
+        by = self.by_mirror
+        several = len([count for count in by.values() if count]) > 1
+        retries = sum(self.retries.values())
         return [
             *items,
-            ("bytes fetched", display.bytes_text(self.fetched_size)),
-            ("mirror", self.mirror),
+            ("bytes fetched", fetched),
+            *(
+                [("mirrors", ", ".join(f"{n} ({by[n]:,})" for n in by))]
+                if several
+                else [("mirror", self.mirror)]
+            ),
+            *([("requests again", f"{retries:,}")] if retries else []),
             *([("notice", self.notice.name)] if self.notice is not None else []),
         ]
 
     def __str__(self) -> str:
         lines = [display.pairs(f"Copied to {self.target}", self._items())]
-        lines += [f"  failed: {outcome.why}" for outcome in self.failures[:10]]
-        more = len(self.reasons) - 10
+        lines += [f"  failed: {outcome.why}" for outcome in self.failures[:SHOWN]]
+        more = len(self.reasons) - SHOWN
         return "\n".join([*lines, *([f"  and {more:,} more"] if more > 0 else [])])
 
     def _repr_html_(self) -> str:
-        return display.pairs_html(f"Copied to {self.target}", self._items())
-
-
-def as_rows(report: Report) -> list[dict[str, Any]]:
-    """Give a report as plain rows, for JSON lines or a data frame."""
-    return [
-        {
-            "status": outcome.status,
-            "path": str(outcome.path),
-            "url": outcome.url,
-            "size": outcome.size,
-            "reason": outcome.reason,
-            "mirror": outcome.mirror,
-            "hash": outcome.hash,
-            "retries": outcome.retries,
-        }
-        for outcome in report.outcomes
-    ]
+        text = display.pairs_html(f"Copied to {self.target}", self._items())
+        if not self.reasons:
+            return text
+        rows = [(outcome.url, outcome.reason) for outcome in self.failures[:SHOWN]]
+        more = len(self.reasons) - len(rows)
+        remark = f"and {more:,} more" if more else ""
+        return text + display.rows_html("Failed", ["url", "reason"], rows, remark)

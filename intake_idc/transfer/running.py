@@ -91,7 +91,8 @@ def run(
     check_checksum(checksum)
     plan.check()
     place = LocalPlace(plan.target)
-    place.open()
+    if plan.moved.any():
+        place.open()
     own = plan.mirror if mirror is None else mirror
     progress = Progress(callback, plan.fetch_size)
     copy = _Copy(plan, place, own, progress, checksum)

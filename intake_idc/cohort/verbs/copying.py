@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from intake_idc.cohort import writing
+from intake_idc.cohort.planning import Layout, planned
 from intake_idc.cohort.verbs.base import Base
 
 if TYPE_CHECKING:
@@ -15,13 +16,11 @@ if TYPE_CHECKING:
     from fsspec.callbacks import Callback
 
     from intake_idc.plan import Plan
+    from intake_idc.plan.layout import FileNames
     from intake_idc.storage import Mirror
     from intake_idc.transfer import Checksum, Report, Verification
 
-__all__ = ["COUNTED_BY", "Copying"]
-
-COUNTED_BY = ("collection_id", "Modality", "license_short_name")
-"""Columns that a plan counts by, besides those of its layout."""
+__all__ = ["Copying"]
 
 
 class Copying(Base):
@@ -32,18 +31,27 @@ class Copying(Base):
         target: str | os.PathLike[str],
         *,
         dir_template: str | None = None,
+        file_names: FileNames = "uuid",
+        longest_path: int | None = None,
         mirror: str | os.PathLike[str] | Mirror | None = None,
     ) -> Plan:
         """Decide what a copy to a folder would do; lists the mirror, moves no byte.
 
+        What would collide, cannot have its path, or cannot be listed is in the plan
+        with its reason. ``file_names="slice"`` and ``"SOPInstanceUID"`` read headers.
+
+        Parameters
+        ----------
+        target, dir_template, file_names, longest_path, mirror
+            As in `materialize`.
+
         Raises
         ------
         PlanError
-            Paths would collide or lead outside the target.
-        IntegrityError, StorageError
-            The mirror's listing and the index differ, or it cannot be listed.
+            The layout leads outside the target, or names no column.
         """
-        return self._planned(target, dir_template, mirror)
+        layout = Layout(dir_template, file_names, longest_path)
+        return planned(self, target, layout, mirror)
 
     @overload
     def materialize(
@@ -69,11 +77,14 @@ class Copying(Base):
         target: str | os.PathLike[str],
         *,
         dir_template: str | None = None,
+        file_names: FileNames = "uuid",
+        longest_path: int | None = None,
         mirror: str | os.PathLike[str] | Mirror | None = None,
         checksum: Checksum | None = None,
         callback: Callback | None = None,
         cancel: threading.Event | None = None,
         timeout: float | None = None,
+        mapping: str | os.PathLike[str] | None = None,
         notice: bool = True,
         dry_run: bool = False,
     ) -> Report | Plan:
@@ -88,7 +99,14 @@ class Copying(Base):
         target : path
             A folder; it is made if need be.
         dir_template : str, optional
-            Folders below it; see `intake_idc.plan.DIR_TEMPLATE`.
+            Folders below it; see `intake_idc.plan.DIR_TEMPLATE`. Empty is flat.
+        file_names : "uuid", "SOPInstanceUID" or "slice"
+            Names of the files: ``<crdc_instance_uuid>.dcm``, ``<SOPInstanceUID>.dcm``,
+            or ``0001.dcm`` and so on in the order of the slices. The last two read
+            headers while the copy is planned.
+        longest_path : int, optional
+            Length that a whole path may have, such as 259 for a folder that goes to
+            Windows; by default what this system takes. A longer one is refused.
         mirror : str, path or Mirror, optional
             Where from.
         checksum : "md5", "crc32c", "sha256" or "blake2b", optional
@@ -100,6 +118,10 @@ class Copying(Base):
             Set from another thread to give up what is not there yet.
         timeout : float, optional
             Seconds after which what is not there is given up.
+        mapping : path, optional
+            A file that gets one row for each object that is there: ``path`` below the
+            target, uuids, ``SOPInstanceUID``, ``url``, ``size``, ``hash``. Its suffix
+            is ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` or ``.arrow``.
         notice : bool
             Whether the notice is written. Without the tables that hold the citations
             it says what the index does: licences and DOIs.
@@ -110,17 +132,23 @@ class Copying(Base):
         ------
         TransferError
             Something planned is not there; its ``report`` says what and why.
-        PlanError, IntegrityError, StorageError
-            As in `plan`, before any byte has moved.
+        PlanError
+            As in `plan`; or objects collide, or cannot have their paths. No byte has
+            moved.
         """
         from intake_idc import transfer
 
-        place = self._mirror(mirror)
-        plan = self._planned(target, dir_template, place)
+        layout = Layout(dir_template, file_names, longest_path)
+        if mapping is not None:
+            transfer.check_mapping(Path(mapping))
+        plan = planned(self, target, layout, mirror)
         if dry_run:
             return plan
         limits = transfer.Limits(timeout, cancel)
         report = transfer.run(plan, callback=callback, checksum=checksum, limits=limits)
+        transfer.remember(report)
+        if mapping is not None:
+            transfer.write_mapping(report, Path(mapping))
         if not notice:
             return report
         digest = self._reading_manifest(["crdc_series_uuid"]).digest
@@ -149,47 +177,5 @@ class Copying(Base):
         """
         from intake_idc import transfer
 
-        plan = self._planned(target, dir_template, mirror)
+        plan = planned(self, target, Layout(dir_template), mirror)
         return transfer.verify(plan, checksum=checksum)
-
-    def _planned(
-        self,
-        target: str | os.PathLike[str],
-        dir_template: str | None,
-        mirror: str | os.PathLike[str] | Mirror | None,
-    ) -> Plan:
-        from intake_idc import plan as planning
-        from intake_idc import storage, transfer
-        from intake_idc.arrow import integers, texts
-
-        if dir_template is None and self.locked is not None:
-            dir_template = self.locked.dir_template
-        template = planning.DIR_TEMPLATE if dir_template is None else dir_template
-        layout = planning.Template(template, self.rows.columns)
-        named = layout.columns
-        told = [name for name in COUNTED_BY if name in self.rows.columns]
-        wanted = list(dict.fromkeys([*named, *told]))
-        manifest = self._located([*wanted, "crdc_series_uuid"])
-        folders = layout.folders(manifest.table)
-        parts = list(manifest.parts())
-        series = manifest.table.select(
-            list(dict.fromkeys(["crdc_series_uuid", "aws_bucket", *wanted]))
-        )
-        own = {
-            "folder": texts(folders),
-            "instanceCount": integers([part.instances for part in parts]),
-            "size": integers([part.meant_size or None for part in parts]),
-        }
-        for name, column in own.items():
-            if name in series.column_names:
-                series = series.drop_columns(name)
-            series = series.append_column(name, column)
-        root = writing.local_path(target)
-        place = self._mirror(mirror)
-        return planning.make(
-            series,
-            storage.list_all(parts, place),
-            transfer.LocalPlace(root).present,
-            root,
-            place,
-        )
