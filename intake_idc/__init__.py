@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     )
     from intake_idc.selection import Selection
     from intake_idc.storage import Mirror, ObjectCache, resolve_mirror
-    from intake_idc.transfer import Report
+    from intake_idc.transfer import Report, Verification, repair, verify
     from intake_idc.volume import window
 
 _HOMES = {
@@ -77,6 +77,7 @@ _HOMES = {
     "ReleaseInfo": "release",
     "Report": "transfer",
     "Selection": "selection",
+    "Verification": "transfer",
     "available_releases": "release",
     "build_cache": "release",
     "Column": "release",
@@ -93,11 +94,13 @@ _HOMES = {
     "open_manifest": "cohort",
     "open_release": "release",
     "open_series": "cohort",
+    "repair": "transfer",
     "resolve_mirror": "storage",
     "restore": "cohort",
     "sample_path": "release",
     "to_nifti": "lazy",
     "to_sitk": "lazy",
+    "verify": "transfer",
     "window": "volume",
 }
 
@@ -121,6 +124,7 @@ __all__ = [
     "ReleaseInfo",
     "Report",
     "Selection",
+    "Verification",
     "__version__",
     "available_releases",
     "build_cache",
@@ -138,11 +142,13 @@ __all__ = [
     "open_manifest",
     "open_release",
     "open_series",
+    "repair",
     "resolve_mirror",
     "restore",
     "sample_path",
     "to_nifti",
     "to_sitk",
+    "verify",
     "window",
 ]
 

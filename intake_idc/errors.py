@@ -24,6 +24,7 @@
     ├── IntegrityError                 do not trust these bytes or tables
     ├── DicomReadError (ValueError)    this object is not readable DICOM
     ├── GeometryError (ValueError)     these slices make no regular volume
+    ├── NoSpace (OSError)              make room, or copy to another place
     └── TransferError                  a copy ended with something missing
 
 Every error carries one message and named details, and both survive pickling,
@@ -34,6 +35,7 @@ the command ends with.
 from __future__ import annotations
 
 import difflib
+import errno
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ __all__ = [
     "ManifestError",
     "MirrorError",
     "MissingError",
+    "NoSpace",
     "ObjectChanged",
     "ObjectNotFound",
     "PlanError",
@@ -250,6 +253,20 @@ class GeometryError(IDCError, ValueError):
     def reasons(self) -> tuple[str, ...]:
         """Everything that is wrong, each in one line."""
         return tuple(self.details.get("reasons", ())) or (self.message,)
+
+
+class NoSpace(IDCError, OSError):
+    """There is no room for a copy, which has not begun.
+
+    Its ``errno`` is ``ENOSPC``. ``details`` has what is ``free`` and what is
+    ``needed``, and ``of`` what: ``"bytes"`` or ``"files"``.
+    """
+
+    exit_code = 6
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.errno = errno.ENOSPC
 
 
 class TransferError(IDCError):

@@ -7,7 +7,8 @@ A program of its own, on asyncio and the standard library alone::
 serves ``FOLDER/<bucket>/<key>`` on loopback and prints its port. It answers GET and
 HEAD of objects, with ranges, entity tags and If-Match, and ListObjectsV2. `latency` is
 the seconds before the first byte of each answer, `bandwidth` the bytes a second of each
-connection.
+connection. `tags` says what the entity tags are: the `state` of the file, its `md5`, or
+`none`.
 
 What fails is a script: a list of rules, sent as JSON to ``POST /-/script``, which also
 forgets the requests so far. ``GET /-/requests`` gives those, and ``GET /-/busiest`` how
@@ -27,11 +28,15 @@ do        the answer
 ========= ==========================================================================
 status    ``status`` and an error in XML with ``code``; ``headers`` besides
 reset     RST, before the answer or ``after`` so many bytes of the body
-close     the length of the whole, and the end ``after`` so many bytes
+close     the length of the whole, and the end ``after`` so many bytes, or ``at`` a
+          byte of the object, whatever range is asked for
 short     the body cut ``by`` so many bytes, with a length that agrees
+long      the body and ``by`` so many bytes more, with a length that agrees
 stall     nothing more, ``after`` so many bytes or before the answer
+trickle   all, at ``rate`` bytes a second
 html      200 with a page, of ``length`` bytes where that is given
 half      of a listing, half of its page, as if that were all
+say       of a listing, ``new`` wherever it has ``old``
 nothing   all is well
 replace   another object with another entity tag
 retag     the same object with another entity tag
@@ -45,6 +50,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
 import os
 import random
@@ -67,8 +73,13 @@ class Store:
     """A folder of buckets, a script, and a log."""
 
     def __init__(
-        self, root: Path, latency: float = 0.0, bandwidth: float = 0.0
+        self,
+        root: Path,
+        latency: float = 0.0,
+        bandwidth: float = 0.0,
+        tags: str = "state",
     ) -> None:
+        self.tags = tags
         self.root, self.latency, self.bandwidth = root, latency, bandwidth
         self.rules: list[dict] = []
         self.log: list[dict] = []
@@ -101,6 +112,14 @@ class Store:
                 found = rule
         return found
 
+    def state(self, path: Path) -> tuple[int, str]:
+        """Give size and entity tag of a file."""
+        size, etag = state_of(path)
+        if self.tags == "md5":
+            digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+            etag = f'"{digest}"'
+        return size, "" if self.tags == "none" else etag
+
     def listing(self, bucket: str, query: dict[str, str], *, half: bool) -> bytes:
         """Answer ListObjectsV2."""
         prefix = query.get("prefix", "")
@@ -130,10 +149,11 @@ class Store:
             page, rest = page[: len(page) // 2], []
         rows = []
         for name in page:
-            size, etag = _state(base / name)
+            size, etag = self.state(base / name)
+            tag = f"<ETag>{escape(etag)}</ETag>" if etag else ""
             rows.append(
                 f"<Contents><Key>{escape(name)}</Key><Size>{size}</Size>"
-                f"<ETag>{escape(etag)}</ETag><StorageClass>STANDARD</StorageClass>"
+                f"{tag}<StorageClass>STANDARD</StorageClass>"
                 "<LastModified>2024-01-01T00:00:00.000Z</LastModified></Contents>"
             )
         rows += [
@@ -155,7 +175,7 @@ class Store:
         ).encode()
 
 
-def _state(path: Path) -> tuple[int, str]:
+def state_of(path: Path) -> tuple[int, str]:
     found = path.stat()
     return found.st_size, f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
 
@@ -169,6 +189,18 @@ def _limits(asked: str, size: int) -> tuple[int, int]:
     if not first:
         return max(0, size - int(last)), size
     return int(first), min(size, int(last) + 1) if last else size
+
+
+def _spoiled(data: bytes, rule: dict) -> bytes:
+    """Give the body that a rule makes of one."""
+    do, by = rule["do"], rule.get("by", 1)
+    if do == "replace":
+        return data.translate(_INVERTED)
+    if do == "flip":
+        return data[:-1] + bytes([data[-1] ^ 1])
+    if do == "short":
+        return data[:-by]
+    return data + bytes(by) if do == "long" else data
 
 
 def _error(code: str) -> bytes:
@@ -275,6 +307,8 @@ class Connection:
             return True
         if is_list:
             data = self.store.listing(bucket, query, half=do == "half")
+            if do == "say":
+                data = data.replace(rule["old"].encode(), rule["new"].encode())
             return await self._body(
                 200, data, {"Content-Type": "application/xml"}, method, rule
             )
@@ -287,7 +321,7 @@ class Connection:
         if ".." in Path(key).parts or not path.is_file():
             await self._send(404, _error("NoSuchKey"), {}, method)
             return True
-        size, etag = _state(path)
+        size, etag = self.store.state(path)
         do = rule["do"]
         if do in ("replace", "retag"):
             etag = '"another"'
@@ -297,39 +331,52 @@ class Connection:
             return True
         asked = headers.get("range", "") if do != "whole" else ""
         start, stop = _limits(asked, size)
-        if start >= size:
+        if asked and start >= size:
             await self._send(416, _error("InvalidRange"), {}, method)
             return True
         status = 206 if asked else 200
         with path.open("rb") as file:
             file.seek(start)
             data = file.read(stop - start) if method != "HEAD" else b""
-        if do == "replace":
-            data = data.translate(_INVERTED)
-        elif do == "flip":
-            data = data[:-1] + bytes([data[-1] ^ 1])
-        elif do == "short":
-            data = data[: -rule.get("by", 1)]
+        data = _spoiled(data, rule)
         answer = {
             "Content-Type": "application/dicom",
             "ETag": etag,
             "Accept-Ranges": "bytes",
             "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT",
         }
+        if not etag:
+            del answer["ETag"]
         if status == 206:
             answer["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
         if method == "HEAD":
             answer["Content-Length"] = str(stop - start)
-        return await self._body(status, data, answer, method, rule)
+        return await self._body(status, data, answer, method, rule, start)
 
     async def _body(
-        self, status: int, data: bytes, headers: dict, method: str, rule: dict
+        self,
+        status: int,
+        data: bytes,
+        headers: dict,
+        method: str,
+        rule: dict,
+        start: int = 0,
     ) -> bool:
         do, after = rule["do"], rule.get("after")
+        if "at" in rule:
+            after = max(0, rule["at"] - start)
         if do in ("close", "reset", "stall") and after is not None:
             headers = {"Content-Length": str(len(data)), **headers}
             await self._send(status, data[:after], headers, method)
             return await self._break(do)
+        if do == "trickle":
+            headers = {"Content-Length": str(len(data)), **headers}
+            await self._send(status, b"", headers, method)
+            for at in range(0, len(data), rule["rate"] // 20):
+                self.writer.write(data[at : at + rule["rate"] // 20])
+                await self.writer.drain()
+                await asyncio.sleep(1 / 20)
+            return True
         await self._send(status, data, headers, method)
         return True
 
@@ -373,8 +420,7 @@ class Connection:
         await self.writer.drain()
 
 
-async def serve(root: Path, port: int, latency: float, bandwidth: float) -> None:
-    store = Store(root, latency, bandwidth)
+async def serve(store: Store, port: int) -> None:
 
     async def connected(
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -393,9 +439,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--latency", type=float, default=0.0)
     parser.add_argument("--bandwidth", type=float, default=0.0)
+    parser.add_argument("--tags", default="state")
     given = parser.parse_args()
     with suppress(KeyboardInterrupt):
-        asyncio.run(serve(given.root, given.port, given.latency, given.bandwidth))
+        store = Store(given.root, given.latency, given.bandwidth, given.tags)
+        asyncio.run(serve(store, given.port))
 
 
 if __name__ == "__main__":

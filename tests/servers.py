@@ -447,8 +447,10 @@ class Faulty(Server):
 
     ready_path = "/-/status"
 
-    def __init__(self, root: str | Path, latency: float = 0.0) -> None:
-        self.root, self.latency = Path(root), latency
+    def __init__(
+        self, root: str | Path, latency: float = 0.0, tags: str = "state"
+    ) -> None:
+        self.root, self.latency, self.tags = Path(root), latency, tags
         super().__init__()
 
     def command(self, port: int) -> list[str]:
@@ -458,6 +460,7 @@ class Faulty(Server):
             *("--root", str(self.root)),
             *("--port", str(port)),
             *("--latency", str(self.latency)),
+            *("--tags", self.tags),
         ]
 
     def script(self, *rules: dict) -> None:

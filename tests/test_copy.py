@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -36,7 +37,9 @@ def tree(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.match("NOTICE*.txt")
+        if path.is_file()
+        and not path.match("NOTICE*.txt")
+        and path.parent.name != ".idc"
     }
 
 
@@ -287,6 +290,25 @@ def test_a_series_folder_stays_below_its_target(row):
     folder = Path("/t") / series_folder("%a/x_%b", row)
     assert Path("/t") in Path(os.path.normpath(folder)).parents
     assert len(folder.parts) == 4
+
+
+def test_a_file_whose_name_does_not_say_its_object_is_kept_only_if_a_record_does(
+    tmp_path,
+):
+    first = CT.materialize(tmp_path, file_names="slice")
+    assert CT.plan(tmp_path, file_names="slice").counts["keep"] == 3
+    uuids = CT.manifest().uuids
+    known = transfer.read_records(tmp_path).newest().holders()
+    assert sorted(known) == sorted(
+        path.relative_to(tmp_path).as_posix() for path in first.paths
+    )
+    assert set(known.values()) == {
+        path.stem for uuid in uuids for path in (BUCKET / uuid).iterdir()
+    }
+    shutil.rmtree(tmp_path / ".idc")
+    assert CT.plan(tmp_path, file_names="slice").counts["replace"] == 3
+    CT.materialize(tmp_path, file_names="slice")
+    assert CT.plan(tmp_path, file_names="slice").counts["keep"] == 3
 
 
 def test_the_longest_column_that_fits_is_meant():

@@ -36,6 +36,7 @@ def test_every_error_survives_pickle_with_its_details(cls):
         (errors.ObjectNotFound, FileNotFoundError),
         (errors.AccessDenied, PermissionError),
         (errors.DicomReadError, ValueError),
+        (errors.NoSpace, OSError),
     ],
     ids=lambda cls: cls.__name__,
 )
@@ -49,6 +50,7 @@ def test_exit_codes_say_what_to_do():
     assert codes["ManifestError"] == codes["PlanError"] == 3
     assert codes["TransferError"] == codes["StorageError"] == 4
     assert codes["IntegrityError"] == 5
+    assert codes["NoSpace"] == 6
 
 
 @pytest.mark.parametrize(

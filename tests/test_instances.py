@@ -245,30 +245,38 @@ def test_a_file_with_other_bytes_of_the_same_number_is_found(cohort, table, tmp_
     data = bytearray(damaged.read_bytes())
     data[-1] ^= 1
     damaged.write_bytes(data)
-    assert known.verify(tmp_path).ok
-    found = known.verify(tmp_path, checksum=True)
-    assert found.differ == (damaged,)
-    assert len(found.match) == len(report.paths) - 1
-    assert not found.ok
+    assert known.verify(tmp_path, quick=True).ok
+    for checksum in (False, True):
+        found = known.verify(tmp_path, checksum=checksum)
+        assert found.differ == (damaged,)
+        assert len(found.match) == len(report.paths) - 1
+        assert not found.ok
     damaged.unlink()
     assert known.verify(tmp_path, checksum=True).missing == (damaged,)
 
 
-def test_a_file_that_goes_while_it_is_checked_is_not_right(cohort, table, tmp_path):
-    known = cohort.with_instances(table)
-    paths = known.materialize(tmp_path).paths
-    plan = known.plan(tmp_path)
-    found = transfer.present(tmp_path, {s.path.rpartition("/")[0] for s in plan.steps})
-    paths[0].unlink()
-    assert transfer.verify(plan, found, checksum=True).differ == (paths[0],)
+def test_bytes_of_which_no_hash_is_known_are_unverifiable(cohort, table, tmp_path):
+    bare = cohort.with_instances(
+        table.drop_columns(["instance_hash", "series_hash"])
+    ).reading_from("sample")
+    for known in (cohort, bare):
+        known.materialize(tmp_path / "a", record=False)
+        found = known.verify(tmp_path / "a", checksum=True)
+        assert found.counts["unverifiable"] == len(table)
+        assert found.ok
 
 
-def test_checking_without_hashes_is_refused(cohort, table, tmp_path):
-    with pytest.raises(RequestError, match="with_instances"):
-        cohort.verify(tmp_path, checksum=True)
-    bare = cohort.with_instances(table.drop_columns(["instance_hash"]))
-    with pytest.raises(RequestError, match="with_instances"):
-        bare.verify(tmp_path, checksum=True)
+def test_the_hash_of_a_series_vouches_for_its_objects(cohort, table, tmp_path):
+    known = cohort.with_instances(table.drop_columns(["instance_hash"]))
+    paths = known.materialize(tmp_path, record=False).paths
+    assert known.verify(tmp_path, checksum=True).counts["match"] == len(table)
+    data = bytearray(paths[0].read_bytes())
+    data[-1] ^= 1
+    paths[0].write_bytes(data)
+    found = known.verify(tmp_path, checksum=True)
+    assert paths[0] in found.differ
+    assert {path.parent for path in found.differ} == {paths[0].parent}
+    assert "the hash of its series" in str(found)
 
 
 # What is refused.

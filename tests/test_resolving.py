@@ -105,6 +105,28 @@ def test_a_list_knows_every_column_of_its_release(opened, place):
     assert cohort.counts()["instances"] == 4
 
 
+ANSWERS = {
+    "rows": lambda cohort: sorted(cohort.manifest().table.to_pylist(), key=str),
+    "a column": lambda cohort: cohort.unique("Modality"),
+    "another column": lambda cohort: cohort.unique("Manufacturer"),
+    "a condition": lambda cohort: sorted(cohort.query("instanceCount > 100").keys()),
+    "counts": lambda cohort: cohort.counts(),
+    "sources": lambda cohort: str(cohort.citations()),
+}
+
+
+@pytest.mark.parametrize("version", [25, 20])
+@pytest.mark.parametrize("answers", [[*ANSWERS], [*ANSWERS][::-1]], ids=["to", "fro"])
+def test_a_list_answers_as_a_search_does(version, answers):
+    # Release 25 is the rows of one table, of 20 some rows are in another.
+    whole = open_idc(version).search(collection_id=["rider_pilot", "htan_ohsu"])
+    names = whole.manifest().uuids
+    listed = open_manifest(list(reversed(names)), idc_version=version)
+    assert listed.manifest().uuids == names[::-1]
+    for name in answers:
+        assert ANSWERS[name](listed) == ANSWERS[name](whole), name
+
+
 def test_a_repeated_line_is_taken_once_and_said(opened):
     cohort = opened(f"{u(1)}\n{u(3)}\ns3://b/{u(1)}/*\n{u(1)}\n")
     assert numbers(cohort) == [1, 3]

@@ -97,6 +97,16 @@ def test_a_secret_is_refused_and_not_repeated(options):
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "mirror",
+    ["filecache::s3://bucket", "simplecache://x", "zip://a::s3://b", "cached://x"],
+)
+def test_a_mirror_is_never_what_writes_to_a_folder_somewhere(mirror, tmp_path):
+    options = {"filecache": {"cache_storage": str(tmp_path / "x")}}
+    with pytest.raises(MirrorError, match="only read"):
+        resolve_mirror(mirror, storage_options=options)
+
+
 SECRET_URLS = {
     "endpoint": {"mirror": "aws", "endpoint_url": f"http://me:{SECRET}@127.0.0.1:1"},
     "signed": {"mirror": f"https://host/c?sig={SECRET}"},

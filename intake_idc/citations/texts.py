@@ -24,7 +24,9 @@ def clean(text: str | None) -> str:
 
 def one_line(text: str) -> str:
     """Give a text as one line of characters that can be shown."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(text.split())
 
 
 def dois(cell: str | None) -> tuple[str, ...]:

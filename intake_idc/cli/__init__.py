@@ -2,15 +2,19 @@
 
 It ends with 0 when all that was asked is done, 2 when it was asked wrongly, 3 when
 a manifest or a plan is refused, 4 when something is missing, 5 when something is
-not what it should be or would not stay what it is, and 130 when it was interrupted.
+not what it should be or would not stay what it is, 6 when there is no space left, 130
+when it was interrupted and 143 when it was told to end.
 
 A room for each family of commands; what they share is in ``options`` and ``output``.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import TYPE_CHECKING
+import threading
+from contextlib import nullcontext, suppress
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -27,6 +31,7 @@ from intake_idc.cli import (
     sets,
     tables,
 )
+from intake_idc.cli.ending import Ended, until_signals
 from intake_idc.errors import EmptySelection, IDCError
 
 if TYPE_CHECKING:
@@ -43,8 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments : sequence of str, optional
         The words after ``intake-idc``; by default those of the process.
     """
+    # Who calls it from a program has signals of their own.
+    own = arguments is None
     try:
-        command.main(arguments, prog_name="intake-idc", standalone_mode=False)
+        with until_signals() if own else nullcontext():
+            command.main(arguments, prog_name="intake-idc", standalone_mode=False)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except click.ClickException as error:
@@ -52,7 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted; run it again to go on", err=True)
-        sys.exit(130)
+        _end(130, own=own)
+    except Ended as ended:
+        click.echo(f"ended by {ended.name}; run it again to go on", err=True)
+        _end(ended.exit_code, own=own)
     except EmptySelection as error:
         hint = " (here: --all)" if "all()" in error.message else ""
         click.echo(f"intake-idc: {error}{hint}", err=True)
@@ -63,6 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         click.echo(f"intake-idc: {error}", err=True)
         sys.exit(4)
+
+
+def _end(code: int, *, own: bool) -> NoReturn:
+    """End the process, without the threads that wait for a store that is silent."""
+    others = (t for t in threading.enumerate() if t is not threading.main_thread())
+    if own and not all(thread.daemon for thread in others):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 @click.group(
@@ -80,7 +102,8 @@ def command() -> None:
 
     \b
     Exit codes: 0 done, 2 asked wrongly, 3 manifest or plan refused, 4 something
-    is missing, 5 something is not what it should be, 130 interrupted.
+    is missing, 5 something is not what it should be, 6 no space is left,
+    130 interrupted, 143 told to end.
     """  # noqa: D301
 
 
@@ -101,7 +124,7 @@ for _verb in (
     demo,
     *(releases.releases, releases.diff, releases.history),
     *(cohorts.select, cohorts.cite, sets.split),
-    *(copies.copy, copies.verify),
+    *(copies.copy, copies.verify, copies.repair),
     *(locks.lock, locks.restore),
     *(tables.tables, caches.cache),
     *(exports.export, exports.clinical, exports.objects),

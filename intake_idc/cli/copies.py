@@ -1,7 +1,9 @@
-"""Objects on the disk: ``copy``, ``verify``, and what they share with ``restore``."""
+"""Objects on the disk: ``copy``, ``verify``, ``repair``; some is of ``restore`` too."""
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,7 @@ import click
 
 from intake_idc.cli.options import (
     LocalPath,
+    add,
     cohort,
     cohort_options,
     mirror_options,
@@ -25,7 +28,20 @@ if TYPE_CHECKING:
     from intake_idc.cli.progress import Line
     from intake_idc.transfer import Report
 
-__all__ = ["copy", "reported", "target_option", "verify"]
+__all__ = ["copy", "repair", "reported", "target_option", "verify"]
+
+
+class TargetPath(LocalPath):
+    """A folder of this machine, or the URL of one of a store."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Give a path, or a URL as it is."""
+        if "://" in str(value):
+            return str(value)
+        return super().convert(value, param, ctx)
+
 
 target_option = click.option(
     "--to",
@@ -42,7 +58,14 @@ target_option = click.option(
 @mirror_options
 @template_option
 @objects_option
-@target_option
+@click.option(
+    "--to",
+    "target",
+    required=True,
+    metavar="DIR",
+    type=TargetPath(path_type=Path),
+    help="The folder to copy to, or the URL of one of a store, such as s3://BUCKET/x.",
+)
 @click.option(
     "--file-names",
     type=click.Choice(["uuid", "SOPInstanceUID", "slice"]),
@@ -87,6 +110,17 @@ target_option = click.option(
     help="Write one JSON line for each object.",
 )
 @click.option(
+    "--delete-extra",
+    is_flag=True,
+    help="Then remove what an earlier copy of this cohort put there, and it no longer "
+    "holds.",
+)
+@click.option(
+    "--no-record",
+    is_flag=True,
+    help="Write down nothing in the folder, for verify and repair.",
+)
+@click.option(
     "--no-notice",
     is_flag=True,
     help="Put no NOTICE.txt of licences and citations beside the copy.",
@@ -97,7 +131,7 @@ def copy(
     engine: Any,
     dir_template: str | None,
     objects: str | None,
-    target: Path,
+    target: Path | str,
     file_names: Any,
     longest_path: int | None,
     checksum: Any,
@@ -106,12 +140,12 @@ def copy(
     mapping: Path | None,
     progress: bool | None,
     report: Path | None,
+    delete_extra: bool,
+    no_record: bool,
     no_notice: bool,
     **named: Any,
 ) -> None:
     """Copy a cohort to a folder; what is there already is not fetched again."""
-    from intake_idc.cli.progress import line_for
-
     found = placed(cohort(**named), mirror, endpoint_url, engine)
     found = with_objects(found, objects)
     for name, path in (("report", report), ("mapping", mapping)):
@@ -119,16 +153,19 @@ def copy(
             msg = f"--{name} {path}: its folder must be there, and a dry run has none"
             raise RequestError(msg)
     if dry_run:
-        plan = found.plan(
+        plan = found.materialize(
             target,
             dir_template=dir_template,
             file_names=file_names,
             longest_path=longest_path,
+            record=not no_record,
+            delete_extra=delete_extra,
+            dry_run=True,
         )
         click.echo(str(plan))
         plan.check()
         return
-    line = line_for(wanted=progress)
+    line = _line() if (sys.stderr.isatty() if progress is None else progress) else None
     try:
         reported(
             lambda: found.materialize(
@@ -140,6 +177,8 @@ def copy(
                 timeout=timeout,
                 callback=line,
                 mapping=mapping,
+                record=not no_record,
+                delete_extra=delete_extra,
                 notice=not no_notice,
             ),
             report,
@@ -148,6 +187,13 @@ def copy(
     finally:
         if line is not None:
             line.close()
+
+
+def _line() -> Line:
+    # Where no person looks, fsspec's callbacks need not be imported.
+    from intake_idc.cli.progress import Line
+
+    return Line()
 
 
 def reported(
@@ -174,36 +220,136 @@ def reported(
         raise failed
 
 
+Options = dict[str, Any]
+
+_looking = (
+    cohort_options,
+    mirror_options,
+    template_option,
+    objects_option,
+    click.option(
+        "--file-names",
+        type=click.Choice(["uuid", "SOPInstanceUID", "slice"]),
+        default="uuid",
+        show_default=True,
+        help="What the files are called.",
+    ),
+    click.option(
+        "--quick", is_flag=True, help="Names, counts and sizes alone; read no file."
+    ),
+    click.option(
+        "--checksum", is_flag=True, help="Read every file, and compare what is known."
+    ),
+    click.option(
+        "--subset", metavar="N/T", help="Read the n-th of t shares of the files."
+    ),
+    click.option(
+        "--report",
+        metavar="FILE",
+        type=LocalPath(dir_okay=False, path_type=Path),
+        help="Write one JSON line for each object.",
+    ),
+    click.argument("target", metavar="DIR", type=LocalPath(path_type=Path)),
+)
+"""Options of what is held against a folder."""
+
+
+def _by_record(named: dict[str, Any], layout: dict[str, Any]) -> bool:
+    """Whether no cohort is named, so that the folder's record is what counts.
+
+    Raises
+    ------
+    RequestError
+        None is named, and an option given that is of one.
+    """
+    if any(value for name, value in named.items() if name != "problems"):
+        return False
+    given = [name for name, value in layout.items() if value not in (None, "uuid")]
+    if given:
+        words = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        msg = f"{words} is of a cohort, and no FILTERS name one"
+        raise RequestError(msg)
+    return True
+
+
+def _check_report(report: Path | None) -> None:
+    if report is not None and not report.parent.is_dir():
+        msg = f"--report {report}: its folder must be there"
+        raise RequestError(msg)
+
+
 @click.command()
-@cohort_options
-@mirror_options
-@template_option
-@objects_option
-@click.option("--checksum", is_flag=True, help="Read every file and compare its MD5.")
-@click.argument("target", metavar="DIR", type=LocalPath(path_type=Path))
+@partial(add, options=_looking)
 def verify(
     mirror: str | None,
     endpoint_url: str | None,
     engine: Any,
     dir_template: str | None,
     objects: str | None,
+    file_names: Any,
+    quick: bool,
     checksum: bool,
+    subset: str | None,
+    report: Path | None,
     target: Path,
     **named: Any,
 ) -> None:
-    """Compare a folder with a cohort: names and sizes against listing and index.
+    """Compare a folder with what its copies wrote down, or with a cohort.
 
-    The folder DIR comes last, after the filters. --checksum needs --objects with the
-    MD5s of a release.
+    The folder DIR comes last, after the filters. Without filters the record in DIR says
+    what is to be there; with them, the mirror's listing and the index.
     """
-    asked = placed(cohort(**named), mirror, endpoint_url, engine)
-    found = with_objects(asked, objects).verify(
-        target, dir_template=dir_template, checksum=checksum
-    )
+    _check_report(report)
+    looking: Options = {"quick": quick, "checksum": checksum, "subset": subset}
+    layout: Options = {"dir_template": dir_template, "file_names": file_names}
+    place: Options = {"mirror": mirror, "endpoint_url": endpoint_url, "engine": engine}
+    if _by_record(named, {**layout, **place, "objects": objects}):
+        from intake_idc import transfer
+
+        found = transfer.verify(target, **looking)
+        said = "its record"
+    else:
+        asked = with_objects(placed(cohort(**named), **place), objects)
+        found = asked.verify(target, **layout, **looking)
+        said = "the cohort"
+    if report is not None:
+        found.to_jsonl(report)
     click.echo(str(found))
-    for name in ("differ", "missing", "extra"):
-        for path in getattr(found, name)[:10]:
-            click.echo(f"  {name}: {path}")
     if not found.ok:
-        msg = f"{target} is not what the cohort says"
+        msg = f"{target} is not what {said} says"
         raise IntegrityError(msg)
+
+
+@click.command()
+@partial(add, options=_looking)
+def repair(
+    mirror: str | None,
+    endpoint_url: str | None,
+    engine: Any,
+    dir_template: str | None,
+    objects: str | None,
+    file_names: Any,
+    quick: bool,
+    checksum: bool,
+    subset: str | None,
+    report: Path | None,
+    target: Path,
+    **named: Any,
+) -> None:
+    """Fetch again what verify, with the same options, finds missing or different.
+
+    The folder DIR comes last. Nothing else in it is touched.
+    """
+    _check_report(report)
+    looking: Options = {"quick": quick, "checksum": checksum, "subset": subset}
+    layout: Options = {"dir_template": dir_template, "file_names": file_names}
+    place: Options = {"mirror": mirror, "endpoint_url": endpoint_url, "engine": engine}
+    if _by_record(named, {**layout, "objects": objects}):
+        from intake_idc import storage, transfer
+
+        given = any(value is not None for value in place.values())
+        own = storage.resolve_mirror(**place) if given else None
+        reported(lambda: transfer.repair(target, mirror=own, **looking), report)
+        return
+    asked = with_objects(placed(cohort(**named), **place), objects)
+    reported(lambda: asked.repair(target, **layout, **looking), report)

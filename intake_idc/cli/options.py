@@ -207,14 +207,16 @@ def mirror_options(function: Callable[..., Any]) -> Callable[..., Any]:
         function,
         [
             click.option(
-                "--mirror", metavar="PLACE", help="'aws', 'gcs', a folder or a URL."
+                "--mirror",
+                metavar="PLACE",
+                help="'aws', 'gcs', 'auto' (either), a folder or a URL.",
             ),
             click.option(
                 "--endpoint-url", metavar="URL", help="Address of an S3 or GCS server."
             ),
             click.option(
                 "--engine",
-                type=click.Choice(["obstore", "fsspec"]),
+                type=click.Choice(["obstore", "fsspec", "s5cmd"]),
                 help="What carries the bytes.  [default: the faster that can]",
             ),
         ],

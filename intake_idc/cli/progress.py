@@ -11,17 +11,12 @@ from fsspec.callbacks import Callback
 
 from intake_idc import display
 
-__all__ = ["Line", "line_for"]
+__all__ = ["Line"]
 
 EVERY_SECONDS = 0.2
 """Seconds between two states of the line."""
 SHORT_SECONDS = 100
 """Seconds that are said as such; longer times are minutes."""
-
-
-def line_for(*, wanted: bool | None) -> Line | None:
-    """Give the line, where it is wanted; None is where a person looks at it."""
-    return Line() if (sys.stderr.isatty() if wanted is None else wanted) else None
 
 
 class Line(Callback):  # type: ignore[misc]

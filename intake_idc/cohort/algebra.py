@@ -350,7 +350,8 @@ def _one_mirror(one: Base, other: Base) -> Mirror | None:
     """
     from intake_idc.storage import resolve_mirror
 
-    public = [None, *(resolve_mirror(x, environment=False) for x in ("aws", "gcs"))]
+    names = "aws", "gcs", "auto"
+    public = [None, *(resolve_mirror(x, environment=False) for x in names)]
     mine, theirs = (
         # Where objects are kept says nothing of where they are.
         mirror if mirror is None else replace(mirror, cache=None)

@@ -299,21 +299,30 @@ def _mirror(
     mirror: str | os.PathLike[str] | Mirror | None, lock: form.Lock
 ) -> Mirror | None:
     """Give the mirror that was named, else that of the lock, which need not be here."""
-    from intake_idc.storage import Mirror, resolve_mirror
+    from intake_idc.storage import resolve_mirror
 
     if mirror is not None:
         return resolve_mirror(mirror, environment=False)
     if lock.mirror is None:
         return None
-    arguments: dict[str, Any] = dict(lock.mirror)
-    place = arguments.pop("mirror", None)
+    return _of_arguments(dict(lock.mirror))
+
+
+def _of_arguments(arguments: dict[str, Any]) -> Mirror:
+    """Give a mirror that a lock names, whose folder need not be here."""
+    from intake_idc.storage import Mirror, resolve_mirror
+
+    whole, place = dict(arguments), arguments.pop("mirror", None)
+    if isinstance(place, list) and all(isinstance(one, dict) for one in place):
+        among = [_of_arguments(dict(one)) for one in place]
+        return resolve_mirror(among, environment=False)
     unknown = set(arguments) - {"endpoint_url", "engine", "storage_options"}
     if not isinstance(place, str) or unknown:
-        msg = f"the lock's 'mirror' is not one: {dict(lock.mirror)!r}"
+        msg = f"the lock's 'mirror' is not one: {whole!r}"
         raise IntegrityError(msg)
-    named = "://" in place or place in ("aws", "gcs", "sample")
-    whole = place if named else Mirror(place, place)
-    return resolve_mirror(whole, **arguments, environment=False)
+    named = "://" in place or place in ("aws", "gcs", "auto", "sample")
+    found = place if named else Mirror(place, place)
+    return resolve_mirror(found, **arguments, environment=False)
 
 
 # Checking.
@@ -555,6 +564,7 @@ def restore(
     RequestError, MissingError, StorageError
         As in `open_lock` and `Cohort.materialize`.
     """
+    target = writing.local_path(target)
     cohort = open_lock(path, digest=digest, mirror=mirror)
     report = cohort.materialize(target, dir_template=dir_template, callback=callback)
     _check_copy(cohort, report)
@@ -566,17 +576,18 @@ def _check_copy(cohort: Cohort, report: Report) -> None:
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for outcome in report.outcomes:
-        if outcome.path.is_file():
+        path = Path(outcome.path)
+        if path.is_file():
             uuid = outcome.url.split("/")[-2]
             counts[uuid] += 1
-            sizes[uuid] += outcome.path.stat().st_size
+            sizes[uuid] += path.stat().st_size
     wrong = []
     for part in cohort.manifest().parts():
         uuid = part.crdc_series_uuid
         unlike = part.unlike(counts[uuid], sizes[uuid])
         if unlike is not None or not counts[uuid]:
             wrong.append(f"{uuid} has {unlike or 'no object'}")
-    copied = {outcome.path for outcome in report.outcomes}
+    copied = {Path(outcome.path) for outcome in report.outcomes}
     folders = sorted({path.parent for path in copied})
     foreign = {path for folder in folders for path in folder.glob("*.dcm")} - copied
     wrong += [f"{path} belongs to no locked series" for path in sorted(foreign)]

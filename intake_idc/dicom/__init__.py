@@ -16,6 +16,7 @@ from intake_idc.dicom.frames import (
     read_frames,
     read_index,
 )
+from intake_idc.dicom.identity import read_identity
 from intake_idc.dicom.placing import kind_of, slices_of
 from intake_idc.dicom.reading import (
     HEADER_BYTES,
@@ -51,6 +52,7 @@ __all__ = [
     "read_dataset",
     "read_frames",
     "read_header",
+    "read_identity",
     "read_index",
     "read_references",
     "read_segmentation",

@@ -65,6 +65,7 @@ _COHORT_VERBS = frozenset(
         "reduce",
         "references",
         "release",
+        "repair",
         "require_all_on",
         "sample",
         "scan_headers",

@@ -268,6 +268,21 @@ class ObjectTable:
 
         return self._sop.take(pc.index_in(keys, value_set=self._keys))
 
+    def sops(self) -> dict[str, str]:
+        """Give the ``SOPInstanceUID`` by key, as `uids` does, of every object."""
+        if self._sop is None:
+            return {}
+        both = zip(self._keys.to_pylist(), self._sop.to_pylist(), strict=True)
+        return {key: uid for key, uid in both if uid is not None}
+
+    def series_hashes(self) -> dict[str, str]:
+        """Give IDC's hash of each series by its uuid, where the table states one."""
+        if self._stated is None:
+            return {}
+        first = self._stated.take(integers(self._bounds[:-1])).to_pylist()
+        both = zip(self._series.to_pylist(), first, strict=True)
+        return {uuid: own for uuid, own in both if own is not None}
+
     @cached_property
     def _keys(self) -> pa.Array:
         import pyarrow.compute as pc

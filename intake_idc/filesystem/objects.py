@@ -35,7 +35,11 @@ def read_range(mirror: Mirror, info: Info, first: int, last: int) -> bytes:
         return kept[0]
     store = open_store(mirror, info["aws_bucket"])
     whole = (first, last) == (0, size)
-    data = store.read(_key(info)) if whole else store.read(_key(info), first, last)
+    if whole and cache is not None and store.tells:
+        # What stays is held against the listing, where that costs no request.
+        data = store.read(_key(info), etag=info.get("ETag"))
+    else:
+        data = store.read(_key(info)) if whole else store.read(_key(info), first, last)
     if len(data) != last - first:
         raise _wrong_size(info, len(data), last - first)
     if whole and cache is not None:
@@ -55,7 +59,7 @@ def fetch(mirror: Mirror, info: Info, path: Path, callback: Callback) -> None:
             return
     store, key = open_store(mirror, info["aws_bucket"]), _key(info)
     small = size <= SMALL
-    pieces = (store.get(key).data for _ in range(1)) if small else store.stream(key)
+    pieces = (store.read(key) for _ in range(1)) if small else store.stream(key)
     save(pieces, path, size, url, callback.relative_update)
 
 

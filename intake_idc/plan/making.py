@@ -36,10 +36,11 @@ def make(
     series: pa.Table,
     listed: Iterable[Listed],
     present: Callable[[str], Mapping[str, int]],
-    target: Path,
+    target: Path | str,
     mirror: Mirror,
     *,
     names: Mapping[str, str] | None = None,
+    holders: Mapping[str, str] | None = None,
     longest: int | None = None,
     rate: Rate | None = None,
 ) -> Plan:
@@ -55,12 +56,16 @@ def make(
     present : callable
         Gives the size in bytes of each file that is there, by name, for a folder
         below the target. A `PlanError` of it refuses what would go there.
-    target : Path
-        The folder that the copy goes to.
+    target : Path or str
+        The folder that the copy goes to, or its URL.
     mirror : Mirror
         Where the bytes come from.
     names : mapping, optional
         File names by key; without it they are ``<crdc_instance_uuid>.dcm``.
+    holders : mapping, optional
+        Which object, by its uuid, lies at a path, as far as that is known. Where names
+        do not say it, a file of the right size may be another object: it is kept only
+        if it is known to be this one.
     longest : int, optional
         Length that a whole path may have; see `intake_idc.plan.names.path_problem`.
     rate : Rate, optional
@@ -92,6 +97,10 @@ def make(
                 action, reason = _REFUSE, own
             else:
                 action = _action(instance.size, here.get(file))
+                if action == _KEEP and holders is not None:
+                    holder = holders.get(_path(folder, file))
+                    own = instance.crdc_instance_uuid
+                    action = _KEEP if holder == own else _REPLACE
             rows.add(number, action, instance, file, reason)
     return replace(rows.plan(target, series, mirror), rate=rate)
 
@@ -195,7 +204,7 @@ class _Rows:
         for gathered in (self._names, self._files, self._etags, self._md5s):
             gathered.clear()
 
-    def plan(self, target: Path, series: pa.Table, mirror: Mirror) -> Plan:
+    def plan(self, target: Path | str, series: pa.Table, mirror: Mirror) -> Plan:
         """Give the plan, in which what would have one path is said to collide."""
         import numpy as np
         import pyarrow as pa

@@ -111,8 +111,8 @@ class Steps(Sequence[Step]):
 class Plan:
     """Every object of a copy, and what will be done with it."""
 
-    target: Path
-    """The folder that the copy goes to."""
+    target: Path | str
+    """The folder that the copy goes to; of a store its URL."""
     series: pa.Table
     """One row for each series: ``crdc_series_uuid``, ``aws_bucket``, ``folder`` (below
     the target), ``instanceCount`` and ``size`` (bytes; null where not known), and
@@ -129,6 +129,9 @@ class Plan:
     """Why, for rows that are neither fetched, replaced nor kept."""
     rate: Rate | None = None
     """How fast copies from this mirror were; None where none was measured."""
+    delete: tuple[str, ...] = ()
+    """Paths below the target of what an earlier copy put there, the cohort no longer
+    holds, and goes when all is there; see `intake_idc.transfer.obsolete`."""
 
     def __len__(self) -> int:
         return int(self.objects.num_rows)
@@ -241,9 +244,15 @@ class Plan:
         return Steps(self)
 
     @property
-    def paths(self) -> list[Path]:
-        """Full path of every object, in order."""
-        return [self.target / self.path(row) for row in self.rows() if row.name]
+    def paths(self) -> list[Path | str]:
+        """Full path of every object, in order; in a store its URL."""
+        return [self.below(self.path(row)) for row in self.rows() if row.name]
+
+    def below(self, path: str) -> Path | str:
+        """Give the full path, or URL, of what lies below the target."""
+        if isinstance(self.target, str):
+            return f"{self.target}/{path}" if path else self.target
+        return self.target / path
 
     # Sums.
 
@@ -362,6 +371,8 @@ class Plan:
             "refuse": "refused",
             "unlisted": "series not listed",
         }
+        if self.delete:
+            items.append(("to delete", f"{len(self.delete):,}"))
         if self.seconds is not None and self.fetch_size:
             items.append(("time", f"about {_duration(self.seconds)}"))
         items += [
@@ -389,6 +400,7 @@ class Plan:
         lines = [display.pairs(f"Copy to {self.target}", self._items())]
         some = [self.step(row) for row in sorted(self.reasons)[:SHOWN]]
         lines += [f"  {step.action}: {step.path}: {step.reason}" for step in some]
+        lines += [f"  delete: {path}" for path in self.delete[:SHOWN]]
         tables = [display.rows(header, rows) for _, header, rows in self._tables()]
         return "\n\n".join(["\n".join(lines), *tables])
 

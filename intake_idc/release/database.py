@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from intake_idc.release.derived import Derived
 
-__all__ = ["Database", "database", "forget", "joint", "memory_database"]
+__all__ = ["NUMBER", "Database", "database", "forget", "joint", "memory_database"]
 
 T = TypeVar("T")
 
@@ -35,6 +35,9 @@ ALL_BITS = (1 << 64) - 1
 
 MEMO = 32
 """Compiled selections that are kept for each set of tables."""
+
+NUMBER = "file_row_number"
+"""What DuckDB calls the number of a row in its file."""
 
 PRIOR_OWN = ("collection_id", "PatientID", "StudyInstanceUID", "Modality")
 """Columns of prior_versions_index that are the same in every row of a series."""
@@ -168,12 +171,15 @@ class Database:
     def scan(self, table: str) -> str:
         """Give the SQL that reads one table in place, with the columns of today."""
         if table not in self._scans:
-            # To DuckDB "b*c" is every folder so named.
-            path = glob.escape(str(self.tables.path(table)))
-            scan = f"read_parquet({literal(path)})"
+            scan = self._as_it_is(table)
             columns = self.described(scan)
             self._scans[table] = generations.ironed(table, scan, columns) or scan
         return self._scans[table]
+
+    def _as_it_is(self, table: str, options: str = "") -> str:
+        # To DuckDB "b*c" is every folder so named.
+        path = glob.escape(str(self.tables.path(table)))
+        return f"read_parquet({literal(path)}{options})"
 
     def described(self, relation: str) -> dict[str, str]:
         """Give the columns of a relation, and their DuckDB types."""
@@ -267,6 +273,21 @@ class Database:
             self._prior_sql(idc_version, columns),
             *map(self.forgotten_sql, exceptions().forgotten(idc_version)),
         )
+
+    def numbered_sql(self, idc_version: int) -> str | None:
+        """Give the SQL of `release_sql` with each row's ``file_row_number``.
+
+        By its number a row is found again without a look at all the others. None
+        where the release is not the rows of one file as they stand.
+        """
+        index = "idc_index"
+        if self.derived is not None or idc_version != self.newest:
+            return None
+        if self.scan(index) != self._as_it_is(index) or NUMBER in self.columns:
+            return None
+        source = generations.row_source(self.columns)
+        numbered = self._as_it_is(index, f", {NUMBER} = true")
+        return f"SELECT *, {source} AS row_source FROM {numbered}"
 
     def _newest_sql(self) -> str:
         source = generations.row_source(self.columns)

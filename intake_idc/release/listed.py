@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from intake_idc.arrow import (
     integers,
+    numbers,
     numpy_of,
+    one,
     pack_uuids,
     unpack_uuids,
     uuid_halves,
@@ -22,6 +24,7 @@ from intake_idc.arrow import (
 from intake_idc.errors import IntegrityError
 from intake_idc.manifest import ONLY, Manifest
 from intake_idc.release import history
+from intake_idc.release.database import NUMBER
 from intake_idc.release.rows import MANIFEST_COLUMNS, FixedRows
 from intake_idc.selection import Selection, quote
 
@@ -41,6 +44,7 @@ __all__ = [
     "members",
     "named",
     "packed_uuids",
+    "row_numbers",
 ]
 
 
@@ -114,16 +118,60 @@ class ListedRows(FixedRows):
         self, columns: Collection[str] | None, positions: Sequence[int] | None = None
     ) -> str:
         del positions
+        return (
+            "SELECT * FROM kept_rows" if self._keeps(columns) else self._join(columns)
+        )
+
+    def _quick(
+        self, columns: Sequence[str], selection: Selection, *, strict: bool
+    ) -> pa.Table | None:
+        """Give columns that are kept as they are, where all series are meant."""
+        del strict
+        if selection or self._kept is None or not self._keeps(columns):
+            return None
+        return self._kept.select(list(columns))
+
+    def _keeps(self, columns: Collection[str] | None) -> bool:
+        """Say whether these columns are all among those that are kept."""
+        if columns is None or not {*columns} <= {*MANIFEST_COLUMNS, "position"}:
+            return False
+        return self._kept is not None and {*columns} <= {*self._kept.schema.names}
+
+    @functools.cached_property
+    def _kept(self) -> pa.Table | None:
+        """The columns of a manifest, read once for all that is asked of them.
+
+        None for a long list, which is to be as small as its names; and where rows
+        are not found by their numbers, so that more columns take longer.
+        """
+        if self.only is not None or self._numbers is None:
+            return None
+        names = [name for name in MANIFEST_COLUMNS if name in self.release.columns]
+        # Put in order here: a sort of DuckDB's takes 10 MB for a few rows.
+        found = self._database.arrow(self._join(names), (), self._named)
+        return found.take(numbers(numpy_of(one(found["position"])).argsort()))
+
+    @functools.cached_property
+    def _numbers(self) -> pa.Array | None:
+        """The row of each series in the table of the release; see `row_numbers`."""
+        found = row_numbers(self.release, self.uuids)
+        return None if found is None else numbers(found)
+
+    def _join(self, columns: Collection[str] | None) -> str:
+        """Give SQL that joins the names to the release."""
         known = self.release.columns
         wanted = known if columns is None else columns
         names = dict.fromkeys(["crdc_series_uuid", *(c for c in wanted if c in known)])
-        listed = ", ".join(f"held.{quote(name)}" for name in names)
+        # The uuid is at hand, and larger than all other columns of the table.
+        of = {"crdc_series_uuid": "listed"}
+        listed = ", ".join(f"{of.get(name, 'held')}.{quote(name)}" for name in names)
         own = "listed.position" + (f", listed.{ONLY}" if self.only is not None else "")
-        sql = (
-            f"SELECT {listed}, {own} FROM listed "
-            f"JOIN ({self.release._sql(list(names))}) AS held "  # noqa: SLF001
-            "ON listed.crdc_series_uuid = held.crdc_series_uuid"
-        )
+        held = self.release._sql(list(names))  # noqa: SLF001
+        same = "listed.crdc_series_uuid = held.crdc_series_uuid"
+        if self._numbers is not None:
+            held = self._database.numbered_sql(self.idc_version) or held
+            same = f"listed.number = held.{NUMBER}"
+        sql = f"SELECT {listed}, {own} FROM listed JOIN ({held}) AS held ON {same}"
         if self.others is None:
             return sql
         also = ", ".join(
@@ -136,14 +184,22 @@ class ListedRows(FixedRows):
             "JOIN listed ON listed.crdc_series_uuid = others.crdc_series_uuid"
         )
 
-    @functools.cached_property
+    @property
     def _registered(self) -> Mapping[str, pa.Table]:
+        kept = self.__dict__.get("_kept")
+        return self._named if kept is None else {**self._named, "kept_rows": kept}
+
+    @functools.cached_property
+    def _named(self) -> Mapping[str, pa.Table]:
+        """The tables that `_join` names."""
         import pyarrow as pa
 
         columns = {
             "crdc_series_uuid": unpack_uuids(self.uuids),
             "position": integers(range(len(self.uuids))),
         }
+        if self._numbers is not None:
+            columns["number"] = self._numbers
         if self.only is not None:
             columns[ONLY] = self.only
         tables = {"listed": pa.table(columns)}
@@ -196,6 +252,8 @@ class ListedRows(FixedRows):
 
 MEMBERS = "members"
 """What the uuids of a release are remembered as."""
+NUMBERS = "numbers"
+"""What the rows of the series that were asked for are remembered as."""
 FEW = 20_000
 """Names up to which the tables are asked, and not read for all of a release's names."""
 
@@ -279,11 +337,14 @@ def find(release: Release, uuids: pa.Array) -> Any:
     db = release._database  # noqa: SLF001
     if len(uuids) > FEW or db.knows((MEMBERS, release.idc_version)):
         return members(release).find(uuids)
+    numbered = row_numbers(release, uuids)
+    if numbered is not None:
+        return numbered
     places = np.full(len(uuids), -1, np.int64)
     if not len(uuids):
         return places
-    numbers: dict[bytes, int] = {}
-    own = [numbers.setdefault(uuid, len(numbers)) for uuid in uuids.to_pylist()]
+    first: dict[bytes, int] = {}
+    own = [first.setdefault(uuid, len(first)) for uuid in uuids.to_pylist()]
     asked = pa.table(
         {"position": integers(range(len(uuids))), "name": unpack_uuids(uuids)}
     )
@@ -296,6 +357,50 @@ def find(release: Release, uuids: pa.Array) -> Any:
     there = np.array([row[0] for row in held], np.int64)
     places[there] = np.array(own, np.int64)[there]
     return places
+
+
+def row_numbers(release: Release, uuids: pa.Array) -> Any:
+    """Give the number of each series' row in the table of a release; -1: not there.
+
+    To look through all names takes longer than to read the rows then, so it is done
+    once for each name.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        int64, as long as ``uuids``; None where these are too many, or the release is
+        not the rows of one table.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    db = release._database  # noqa: SLF001
+    sql = None if len(uuids) > FEW else db.numbered_sql(release.idc_version)
+    if sql is None:
+        return None
+    known: dict[bytes, int] = db.remembered((NUMBERS, release.idc_version), dict)
+    names = uuids.to_pylist()
+    found = {name: known.get(name) for name in names}
+    new = [i for i, name in enumerate(names) if found[name] is None]
+    if new:
+        asked = pa.table(
+            {
+                "position": integers(new),
+                "name": unpack_uuids(uuids.take(integers(new))),
+            }
+        )
+        held = db.rows(
+            f"SELECT asked.position, held.{NUMBER} FROM asked "
+            f"JOIN ({sql}) AS held ON asked.name = held.crdc_series_uuid",
+            tables={"asked": asked},
+        )
+        fresh = dict.fromkeys((names[i] for i in new), -1)
+        fresh |= {names[position]: int(number) for position, number in held}
+        found |= fresh
+        if len(known) > FEW:
+            known.clear()
+        known.update(fresh)
+    return np.array([found[name] for name in names], np.int64)
 
 
 def packed_uuids(texts: pa.Array, source: str) -> pa.Array:

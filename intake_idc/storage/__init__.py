@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from intake_idc.errors import WrongSize
-from intake_idc.storage.engine import Stored, check_same
-from intake_idc.storage.filesystems import filesystem
+from intake_idc.storage.choosing import choice, open_store
+from intake_idc.storage.engine import Stored, check_same, check_told, same_version
+from intake_idc.storage.filesystems import CONNECTIONS, filesystem
 from intake_idc.storage.kept import ObjectCache
 from intake_idc.storage.listing import (
     Instance,
@@ -14,6 +15,7 @@ from intake_idc.storage.listing import (
     list_series,
 )
 from intake_idc.storage.mirror import (
+    AnyMirror,
     EngineName,
     Mirror,
     resolve_mirror,
@@ -22,12 +24,14 @@ from intake_idc.storage.pool import REQUESTS, each
 from intake_idc.storage.ranged import Ranged
 from intake_idc.storage.retrying import tally
 from intake_idc.storage.saving import save
-from intake_idc.storage.store import IN_FLIGHT, Store, open_store
-from intake_idc.storage.threads import Threads, most_threads
+from intake_idc.storage.store import IN_FLIGHT, Store, reader
+from intake_idc.storage.threads import Threads, fewest_threads, most_threads
 
 __all__ = [
+    "CONNECTIONS",
     "IN_FLIGHT",
     "REQUESTS",
+    "AnyMirror",
     "EngineName",
     "Instance",
     "Listed",
@@ -38,7 +42,10 @@ __all__ = [
     "Stored",
     "Threads",
     "check_same",
+    "check_told",
+    "choice",
     "each",
+    "fewest_threads",
     "filesystem",
     "instances",
     "list_all",
@@ -46,7 +53,9 @@ __all__ = [
     "most_threads",
     "open_store",
     "read_instance",
+    "reader",
     "resolve_mirror",
+    "same_version",
     "save",
     "tally",
 ]
@@ -68,6 +77,17 @@ def read_instance(instance: Instance, mirror: Mirror) -> bytes:
     kept = cache.read(uuid, instance.size) if cache is not None else None
     if kept is not None:
         return kept
+    if mirror.among:
+        ask = choice(mirror).ask
+        data = ask(lambda number: _read(instance, mirror.every[number]))
+    else:
+        data = _read(instance, mirror)
+    if cache is not None:
+        cache.put(uuid, data, instance.md5)
+    return data
+
+
+def _read(instance: Instance, mirror: Mirror) -> bytes:
     store = open_store(mirror, instance.part.aws_bucket)
     # What tells no tag with the bytes would cost a request for it.
     etag = instance.etag if store.tells else None
@@ -75,6 +95,4 @@ def read_instance(instance: Instance, mirror: Mirror) -> bytes:
     if len(data) != instance.size:
         msg = f"{instance.url}: got {len(data)} bytes, listed were {instance.size}"
         raise WrongSize(msg, url=instance.url, got=len(data), expected=instance.size)
-    if cache is not None:
-        cache.put(uuid, data, instance.md5)
     return data

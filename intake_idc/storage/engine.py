@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     """Bytes as a transport gives them: with a length, and without a copy."""
 
 __all__ = [
+    "CA_VARIABLES",
     "CHUNK",
     "CONNECT_SECONDS",
     "NOWHERE",
@@ -35,10 +36,15 @@ __all__ = [
     "check_range",
     "check_same",
     "check_status",
+    "check_told",
     "elsewhere",
+    "same_version",
     "translated",
 ]
 
+CA_VARIABLES = ("AWS_CA_BUNDLE", "SSL_CERT_FILE")
+"""Environment variables that name a file of certificates to trust: that of Amazon's
+tools, and that of OpenSSL, which most others read as well."""
 CHUNK = 1 << 20
 """Bytes that are held at once when an object is streamed."""
 CONNECT_SECONDS = 5.0
@@ -84,6 +90,8 @@ class Engine(Protocol):
 
     tells: bool
     """Whether an answer says of which version its bytes are."""
+    holds: int
+    """Bytes that a stream holds at once, in every buffer; about."""
 
     def list(self, prefix: str) -> list[Stored]:
         """List the objects below a prefix, in order of their keys."""
@@ -107,6 +115,7 @@ _OK, _PARTIAL, _ELSEWHERE, _WRONG = 200, 206, 300, 400
 _DENIED, _UNKNOWN, _CHANGED = frozenset({401, 403}), frozenset({404, 410}), 412
 _TOO_MANY = 429
 _AGAIN = frozenset({408, _TOO_MANY, 500, 502, 503, 504})
+_MD5 = re.compile(r"[0-9a-f]{32}")
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 
@@ -238,7 +247,7 @@ def check_same(url: str, expected: str | None, found: str | None) -> None:
     ObjectChanged
         They differ.
     """
-    if expected and found and _bare(expected) != _bare(found):
+    if expected and found and same_version(expected, found) is False:
         msg = (
             f"{url} changed after it was listed or begun: it was {expected}, now "
             f"{found}; list its series anew"
@@ -246,6 +255,42 @@ def check_same(url: str, expected: str | None, found: str | None) -> None:
         raise ObjectChanged(msg, url=url, expected=expected, got=found)
 
 
-def _bare(etag: str) -> str:
+def check_told(url: str, expected: str | None, found: str | None) -> None:
+    """Hold a tag as `check_same` does, of a store that gives one with every answer.
+
+    Raises
+    ------
+    StorageError
+        There is none with this one: a page that something in between put there may
+        well have the size of the object.
+    ObjectChanged
+        They differ.
+    """
+    if expected and not found:
+        msg = (
+            f"{url}: the answer has no entity tag, and the store listed one; it is not "
+            "the store that answers"
+        )
+        raise StorageError(msg, url=url, transient=False)
+    check_same(url, expected, found)
+
+
+def same_version(one: str | None, other: str | None) -> bool | None:
+    """Whether two tags are of one version of an object; None where that is not told.
+
+    Of several mirrors, a tag of another than the first has that one's name before it,
+    and a space. Each makes its tags in its own way, so those of two mirrors say
+    something of each other only where both are the MD5 of the object.
+    """
+    if not one or not other:
+        return None
+    origin, tag = _bare(one)
+    other_origin, other_tag = _bare(other)
+    told = origin == other_origin or (_MD5.fullmatch(tag) and _MD5.fullmatch(other_tag))
+    return tag == other_tag if told else None
+
+
+def _bare(etag: str) -> tuple[str, str]:
+    origin, _, tag = etag.rpartition(" ")
     # A front that compresses calls the same tag a weak one.
-    return etag.removeprefix("W/").strip('"')
+    return origin, tag.removeprefix("W/").strip('"')

@@ -15,12 +15,12 @@ from intake_idc.errors import (
     RequestError,
     StorageError,
 )
+from intake_idc.storage.choosing import choice, open_store
 from intake_idc.storage.pool import each
-from intake_idc.storage.store import open_store
 from intake_idc.storage.threads import Threads, most_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from intake_idc.errors import IDCError
     from intake_idc.manifest import Part
@@ -98,7 +98,7 @@ LISTED_AHEAD = 1024
 """Series that may be listed while one before them is still waited for."""
 
 
-def list_all(parts: Iterable[Part], mirror: Mirror) -> Iterator[Listed]:
+def list_all(parts: Iterable[Part], mirror: Mirror) -> Generator[Listed, None, None]:
     """List every part as `instances` does; what fails is told in its place.
 
     Raises
@@ -152,14 +152,24 @@ def list_series(
             raise RequestError(msg, name=name)
     if part.objects is not None:
         return _known(part, mirror)
+    if mirror.among:
+        every = mirror.every
+        return choice(mirror).ask(lambda number: _found(part, every[number], mirror))
+    return _found(part, mirror, mirror)
+
+
+def _found(
+    part: Part, asked: Mirror, mirror: Mirror
+) -> tuple[list[Instance], list[ObjectNotFound]]:
+    """List a part at one mirror, with the URLs that it has at the first of several."""
     prefix = f"{part.crdc_series_uuid}/"
     root = mirror.bucket_root(part.aws_bucket)
     found = [
         Instance(part, stored.key, stored.size, f"{root}/{stored.key}", stored.etag)
-        for stored in open_store(mirror, part.aws_bucket).list(prefix)
+        for stored in open_store(asked, part.aws_bucket).list(prefix)
         if stored.key.startswith(prefix) and stored.key.endswith(".dcm")
     ]
-    _check(part, found, mirror)
+    _check(part, found, asked)
     if part.only is not None:
         return _meant(part, found, mirror)
     return found[part.first_instance : part.last_instance], []

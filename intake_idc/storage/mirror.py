@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from intake_idc import credentials
 from intake_idc.errors import MirrorError, nearest
@@ -19,9 +20,9 @@ from intake_idc.storage.retrying import RETRY_SECONDS
 if TYPE_CHECKING:
     from intake_idc.manifest import Part
 
-__all__ = ["EngineName", "Mirror", "resolve_mirror"]
+__all__ = ["AnyMirror", "EngineName", "Mirror", "resolve_mirror"]
 
-EngineName = Literal["obstore", "fsspec"]
+EngineName = Literal["obstore", "fsspec", "s5cmd"]
 
 READ_SECONDS = 30.0
 """Seconds that a store may be silent in the middle of an answer."""
@@ -52,7 +53,8 @@ class Mirror:
     endpoint_url: str | None = None
     """Address of the store, for S3 and GCS; None is the public one."""
     engine: EngineName | None = None
-    """What carries the bytes; None takes the faster one that can."""
+    """What carries the bytes; None takes the faster one that can. ``s5cmd`` carries
+    those of a copy, and the faster one the others."""
     anon: bool = True
     """Whether requests go unsigned."""
     storage_options: tuple[tuple[str, Any], ...] = ()
@@ -63,6 +65,11 @@ class Mirror:
     """Seconds that a store is waited for which served before."""
     cache: ObjectCache | None = None
     """Where objects are kept that were read; of this machine, and so in no catalog."""
+    among: tuple[Mirror, ...] = ()
+    """Mirrors that stand in for each other, in the order in which they are asked; of
+    a single mirror none. What the others have said of them is that of the first."""
+    place: int | None = None
+    """Of one among several its place; it is then given up sooner."""
 
     def __post_init__(self) -> None:
         credentials.refuse_in_url(self.root, "mirror")
@@ -71,7 +78,12 @@ class Mirror:
 
     def __hash__(self) -> int:
         # Options may hold dicts.
-        return hash((self.root, self.endpoint_url, self.engine, self.anon))
+        return hash((self.root, self.endpoint_url, self.engine, self.anon, self.among))
+
+    @property
+    def every(self) -> tuple[Mirror, ...]:
+        """The mirrors that may serve, each by itself; a single mirror is its own."""
+        return _every(self)
 
     @property
     def scheme(self) -> str:
@@ -90,6 +102,10 @@ class Mirror:
         It is written down for others, so the cache is not in it: what they open must
         not write into a folder of theirs that we name.
         """
+        if self.among:
+            same = self.among == _AUTO
+            listed = [mirror.to_arguments() for mirror in self.among]
+            return {"mirror": "auto" if same else listed}
         known = self.name in (*_PUBLIC, "sample")
         arguments: dict[str, Any] = {"mirror": self.name if known else self.root}
         if self.endpoint_url:
@@ -115,11 +131,32 @@ _SECONDS = {"read_timeout": READ_SECONDS, "retry_timeout": RETRY_SECONDS}
 
 AWS = Mirror("aws", "s3://{aws_bucket}")
 GCS = Mirror("gcs", "gs://{gcs_bucket}")
+_WRITING = ("blockcache", "cached", "filecache", "simplecache")
+"""Protocols of fsspec that write to a folder, which a catalog could name."""
 _PUBLIC = {"aws": AWS, "gcs": GCS}
+_AUTO = (AWS, GCS)
+_ENGINES = get_args(EngineName)
+
+AnyMirror = (
+    str
+    | os.PathLike[str]
+    | Mirror
+    | Sequence[str | os.PathLike[str] | Mirror | Mapping[str, Any]]
+)
+"""What a mirror is called by: a name, a folder, a URL, itself, or a list of such, in
+which arguments of `resolve_mirror` may stand for one."""
+
+
+@functools.lru_cache(maxsize=64)
+def _every(mirror: Mirror) -> tuple[Mirror, ...]:
+    return tuple(
+        replace(one, place=place, cache=mirror.cache)
+        for place, one in enumerate(mirror.among)
+    ) or (mirror,)
 
 
 def resolve_mirror(
-    mirror: str | os.PathLike[str] | Mirror | None = None,
+    mirror: AnyMirror | None = None,
     *,
     endpoint_url: str | None = None,
     engine: EngineName | None = None,
@@ -132,16 +169,19 @@ def resolve_mirror(
 
     Parameters
     ----------
-    mirror : str, path, Mirror or None
+    mirror : str, path, Mirror, list of them, or None
         ``"aws"``, ``"gcs"``, ``"sample"``, a folder, or a URL that fsspec reads, in
         which ``{aws_bucket}`` and ``{gcs_bucket}`` stand for the bucket. None takes
-        the environment variable ``INTAKE_IDC_MIRROR``, else ``"aws"``.
+        the environment variable ``INTAKE_IDC_MIRROR``, else ``"aws"``. Of a list
+        another serves where one fails; ``"auto"`` is ``["aws", "gcs"]``. In a list a
+        dict of these arguments may stand for a mirror.
     endpoint_url : str, optional
         Address of an S3 or GCS server. Without it, the variables of those stores'
         own tools count: ``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL``,
         ``STORAGE_EMULATOR_HOST``.
-    engine : "obstore" or "fsspec", optional
-        What carries the bytes. obstore serves S3 and GCS, fsspec everything.
+    engine : "obstore", "fsspec" or "s5cmd", optional
+        What carries the bytes. obstore serves S3 and GCS, fsspec everything. s5cmd
+        carries those of a copy from S3 and GCS, where it is installed.
     storage_options : dict, optional
         Further arguments for the fsspec file system. Secrets are refused here;
         ``{"anon": False}`` lets each process find its own credentials. Of any mirror,
@@ -167,6 +207,21 @@ def resolve_mirror(
     RequestError
         The cache is no folder, or has no size.
     """
+    among = _among(mirror)
+    if among:
+        return _several(
+            among,
+            cache=object_cache(
+                cache,
+                cache_size,
+                found=mirror.cache if isinstance(mirror, Mirror) else None,
+                environment=environment,
+            ),
+            endpoint_url=endpoint_url,
+            engine=engine,
+            storage_options=storage_options,
+            environment=environment,
+        )
     found = mirror if isinstance(mirror, Mirror) else _by_name(_named(mirror))
     options, anon = dict(found.storage_options), found.anon
     given = dict(storage_options or {})
@@ -184,11 +239,11 @@ def resolve_mirror(
         endpoint = _endpoint(found.scheme)
     _check_endpoint(endpoint, found)
     carrier = engine or found.engine
-    if carrier not in (None, "obstore", "fsspec"):
-        msg = f"engine is 'obstore' or 'fsspec'; got {carrier!r}"
+    if carrier not in (None, *_ENGINES):
+        msg = f"engine is one of {', '.join(_ENGINES)}; got {carrier!r}"
         raise MirrorError(msg, engine=carrier)
-    if carrier == "obstore" and found.scheme not in ("s3", "gs"):
-        msg = f"obstore serves s3:// and gs://; use engine='fsspec' for {found.root}"
+    if carrier in ("obstore", "s5cmd") and found.scheme not in ("s3", "gs"):
+        msg = f"{carrier} serves s3:// and gs://; use engine='fsspec' for {found.root}"
         raise MirrorError(msg, engine=carrier)
     if carrier == "obstore" and (options or not anon):
         msg = (
@@ -211,6 +266,61 @@ def resolve_mirror(
             environment=environment and found.scheme != "file",
         ),
     )
+
+
+def _among(mirror: object) -> list[Any]:
+    """Give the mirrors of which several are meant; none where it is a single one."""
+    if mirror is None and os.environ.get(MIRROR_VARIABLE) == "auto":
+        mirror = "auto"
+    if isinstance(mirror, Mirror):
+        return list(mirror.among)
+    if mirror == "auto":
+        return [*_AUTO]
+    if not isinstance(mirror, list | tuple):
+        return []
+    among = [inner for one in mirror for inner in _among(one) or [one]]
+    if not among:
+        msg = f"a list of mirrors names some; got {mirror!r}"
+        raise MirrorError(msg)
+    return among
+
+
+def _several(
+    among: list[Any],
+    *,
+    cache: ObjectCache | None,
+    endpoint_url: str | None,
+    **options: Any,
+) -> Mirror:
+    """Give the mirror that stands for several."""
+    if endpoint_url is not None:
+        msg = (
+            "an endpoint is of one mirror; of several give each its own, as "
+            "[resolve_mirror('aws', endpoint_url=...), ...]"
+        )
+        raise MirrorError(msg, endpoint_url=endpoint_url)
+    found: list[Mirror] = []
+    for one in among:
+        if isinstance(one, Mapping):
+            unknown = set(one) - {"mirror", "endpoint_url", "engine", "storage_options"}
+            if unknown or not one.get("mirror"):
+                msg = f"a mirror has no arguments such as {dict(one)!r}"
+                raise MirrorError(msg)
+            whole = resolve_mirror(**one, environment=False)
+        else:
+            whole = one
+        found.append(replace(resolve_mirror(whole, **options), cache=None))
+    names = [mirror.name for mirror in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        msg = f"the mirror {twice!r} is named twice; name each once"
+        raise MirrorError(msg, mirror=twice)
+    if len(found) == 1:
+        return replace(found[0], cache=cache)
+    public = tuple(mirror.root for mirror in _AUTO)
+    auto = tuple(mirror.root for mirror in found) == public
+    name = "auto" if auto else ", ".join(names)
+    return replace(found[0], name=name, among=tuple(found), cache=cache)
 
 
 def _seconds(name: str, given: dict[str, Any]) -> float:
@@ -252,6 +362,12 @@ def _by_name(text: str) -> Mirror:
         return Mirror("sample", str(Path(str(files("intake_idc.sample"))) / "bucket"))
     if "://" in text:
         credentials.refuse_in_url(text, "mirror")
+        if "::" in text or text.split("://", 1)[0] in _WRITING:
+            msg = (
+                f"a mirror is one place that is only read; got {text!r}. To keep "
+                "objects on this machine, give cache=<folder>"
+            )
+            raise MirrorError(msg, mirror=text)
         root = text.rstrip("/").replace("gcs://", "gs://", 1)
         if not root.split("://", 1)[-1] or root.endswith(":"):
             msg = f"the mirror {text!r} names no bucket or folder"
@@ -260,7 +376,7 @@ def _by_name(text: str) -> Mirror:
     folder = Path(text).expanduser().absolute()
     fixed = str(folder).split("{", 1)[0]
     if not Path(fixed).is_dir():
-        near = nearest(text, [*_PUBLIC, "sample"])
+        near = nearest(text, [*_PUBLIC, "auto", "sample"])
         msg = f"no mirror {text!r}: it is neither 'aws' nor 'gcs' nor a folder{near}"
         raise MirrorError(msg, mirror=text)
     return Mirror(str(folder), str(folder))

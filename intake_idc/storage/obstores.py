@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from intake_idc.errors import MirrorError
 from intake_idc.storage.engine import (
+    CA_VARIABLES,
     CONNECT_SECONDS,
     NOWHERE,
     OWN_HOSTS,
@@ -17,9 +21,11 @@ from intake_idc.storage.engine import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from intake_idc.storage.mirror import Mirror
+
+Made = TypeVar("Made")
 
 __all__ = ["ObstoreEngine"]
 
@@ -28,6 +34,7 @@ class ObstoreEngine:
     """One bucket, anonymously."""
 
     tells = True
+    holds = 2 << 20
 
     def __init__(self, mirror: Mirror, root: str) -> None:
         from obstore.store import GCSStore, S3Store
@@ -46,6 +53,7 @@ class ObstoreEngine:
                 "read_timeout": timedelta(seconds=mirror.read_timeout),
                 "timeout": timedelta(hours=1),
                 **_no_other_host(mirror),
+                **_trusted(mirror),
             },
             # `retrying` tries again, for all engines alike.
             "retry_config": {"max_retries": 0, "retry_timeout": timedelta(seconds=1)},
@@ -55,11 +63,11 @@ class ObstoreEngine:
         if mirror.scheme == "s3":
             if endpoint:
                 shared["endpoint"] = endpoint
-            self._store = S3Store(bucket, region="us-east-1", **shared)
+            self._store = _made(S3Store, bucket, region="us-east-1", **shared)
         else:
             if endpoint:
                 shared["base_url"] = endpoint
-            self._store = GCSStore(bucket, **shared)
+            self._store = _made(GCSStore, bucket, **shared)
 
     def list(self, prefix: str) -> list[Stored]:
         """List the objects below a prefix, in order of their keys."""
@@ -110,6 +118,33 @@ class ObstoreEngine:
 
         with translated(f"{self._root}/{key}"):
             return obstore.head(self._store, key)["e_tag"]
+
+
+def _made(kind: Callable[..., Made], bucket: str, **options: Any) -> Made:
+    from obstore.exceptions import UnknownConfigurationKeyError
+
+    try:
+        return kind(bucket, **options)
+    except UnknownConfigurationKeyError:
+        # obstore before 0.12 is told of certificates by SSL_CERT_FILE alone.
+        client = dict(options.pop("client_options"))
+        client.pop("root_certificate", None)
+        return kind(bucket, client_options=client, **options)
+
+
+def _trusted(mirror: Mirror) -> dict[str, bytes]:
+    """Give the certificates that Amazon's tools are told to trust besides.
+
+    SSL_CERT_FILE it reads by itself.
+    """
+    own, usual = (os.environ.get(name) for name in CA_VARIABLES)
+    if not own or own == usual or mirror.scheme != "s3":
+        return {}
+    try:
+        return {"root_certificate": Path(own).read_bytes()}
+    except OSError as error:
+        msg = f"{CA_VARIABLES[0]} names certificates that cannot be read: {error}"
+        raise MirrorError(msg, path=own) from error
 
 
 def _range(start: int, stop: int | None) -> Any:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from intake_idc.errors import StorageError, WrongSize
-from intake_idc.storage.engine import check_same
+from intake_idc.errors import ObjectChanged, StorageError, WrongSize
+from intake_idc.storage.choosing import open_store
+from intake_idc.storage.engine import check_same, same_version
 from intake_idc.storage.pool import each
-from intake_idc.storage.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +54,7 @@ class Ranged:
         self._most = FREE_REQUESTS + 3 * (instance.size // FEWEST_BYTES)
         self.etag = instance.etag
         """Tag of the version that is read, once it is known."""
+        self._read = self.etag if known else None
         self._begun = known
 
     def read(self, start: int, stop: int) -> bytes:
@@ -107,7 +108,15 @@ class Ranged:
     def _hold(self, tag: str | None) -> None:
         """Hold a tag against that of the version that is read; the first sets it."""
         check_same(self.instance.url, self.etag, tag)
-        self.etag = self.etag or tag
+        if self._read and tag and same_version(self._read, tag) is None:
+            url = self.instance.url
+            msg = (
+                f"{url}: another mirror took over, and whether it holds the same "
+                "version cannot be told; read the object anew"
+            )
+            raise ObjectChanged(msg, url=url, expected=self._read, got=tag)
+        self._read = self._read or tag
+        self.etag = tag if same_version(self.etag, tag) is None and tag else self.etag
 
     def _count(self, many: int) -> None:
         self.requests += many

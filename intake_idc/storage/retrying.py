@@ -4,7 +4,8 @@ A store that is busy, or out of reach for a moment, is asked again after a rando
 that grows ("full jitter"), a bounded number of times. One that has served this process
 and stops altogether is waited for longer: attempts are counted only while it serves
 others. All the process's retries together are bounded as well, so that a store that is
-down is not asked more often than one that is up.
+down is not asked more often than one that is up. One that was waited for in vain for
+several requests is given up: those that follow fail at once, until it serves again.
 """
 
 from __future__ import annotations
@@ -30,10 +31,13 @@ from intake_idc.errors import (
 
 __all__ = [
     "RETRY_SECONDS",
+    "Breaker",
     "Budget",
     "Patience",
     "Retrying",
     "abandon",
+    "give_up_with",
+    "is_transient",
     "seconds_of",
     "tally",
 ]
@@ -65,6 +69,13 @@ class Patience:
     """Seconds until a store is given up that has never served."""
     served: float = RETRY_SECONDS
     """Seconds until one is given up that served before."""
+    outlasts: bool = True
+    """Whether attempts are not counted at a store that served and serves nobody now."""
+    vain: int = 8
+    """Requests in a row that were waited for in vain, after which the store is given
+    up for those that follow."""
+    rest: float = 5.0
+    """Seconds, at most, until it is tried again whether it serves."""
 
 
 class Budget:
@@ -117,6 +128,83 @@ def _budget(_pid: int) -> Budget:
     return Budget()
 
 
+class Breaker:
+    """Gives up a store that serves nobody, and finds out when it serves again.
+
+    It is closed until requests failed in a row, each after all its patience. Then most
+    fail at once. One is sent now and then, once and alone, while others wait for what
+    becomes of it: the first at once, another after one more request, after two, after
+    four and so on, or when some seconds have passed. So a store that is down costs few
+    requests however many objects there are, and some objects in a row that nobody can
+    read do not cost many others.
+
+    Parameters
+    ----------
+    most : int
+        Requests in a row.
+    rest : float
+        Seconds.
+    clock : callable
+        Gives seconds.
+    """
+
+    def __init__(self, most: int, rest: float, clock: Callable[[], float]) -> None:
+        self._most, self._rest, self._clock = most, rest, clock
+        self._changed = threading.Condition()
+        self._vain = self._skip = self._skipped = 0
+        self._trying, self._tried = False, -rest
+        self._last: StorageError | None = None
+
+    def is_trial(self) -> bool:
+        """Whether a request is to be sent once, to see whether the store serves.
+
+        Raises
+        ------
+        StorageError
+            The store is given up, and this is none to try it with.
+        """
+        if self._vain < self._most:
+            return False
+        with self._changed:
+            waited = self._trying
+            self._changed.wait_for(lambda: not self._trying)
+            if self._vain < self._most:
+                return False
+            now = self._clock()
+            rested = now - self._tried >= self._rest
+            if waited or (self._skipped < self._skip and not rested):
+                self._skipped += 1
+                raise self._given_up()
+            self._trying, self._tried = True, now
+            self._skip, self._skipped = 2 * self._skip or 1, 0
+            return True
+
+    def tried(self) -> None:
+        """Say that the trial is over."""
+        with self._changed:
+            self._trying, self._tried = False, self._clock()
+            self._changed.notify_all()
+
+    def served(self) -> None:
+        """Say that the store answered."""
+        if self._vain:
+            with self._changed:
+                self._vain = self._skip = self._skipped = 0
+
+    def failed(self, error: StorageError) -> None:
+        """Say that a request was waited for in vain."""
+        with self._changed:
+            self._vain += 1
+            self._last = error
+
+    def _given_up(self) -> StorageError:
+        msg = (
+            f"the store is given up, after {self._vain} requests in a row that were "
+            f"waited for in vain; the last: {self._last}"
+        )
+        return StorageError(msg, transient=False, attempts=0)
+
+
 _here = threading.local()
 
 
@@ -156,8 +244,22 @@ def abandon() -> None:
     _abandoned(os.getpid()).set()
 
 
+def give_up_with(stopped: threading.Event) -> None:
+    """Say what ends the waits of this thread: those of others go on then."""
+    _here.stopped = stopped
+
+
 def _sleep(seconds: float) -> None:
-    _abandoned(os.getpid()).sleep(seconds)
+    stopped: threading.Event | None = getattr(_here, "stopped", None)
+    if stopped is not None:
+        stopped.wait(seconds)
+    else:
+        _abandoned(os.getpid()).sleep(seconds)
+
+
+def _is_stopped() -> bool:
+    stopped: threading.Event | None = getattr(_here, "stopped", None)
+    return stopped is not None and stopped.is_set()
 
 
 class Retrying:
@@ -191,6 +293,7 @@ class Retrying:
         self._clock, self._sleep, self._jitter = clock, sleep, jitter
         self._served = 0
         self._reached = False
+        self._breaker = Breaker(patience.vain, patience.rest, clock)
 
     def call(self, function: Callable[[], Result]) -> Result:
         """Call a function, again where that may help.
@@ -198,9 +301,18 @@ class Retrying:
         Raises
         ------
         StorageError
-            What it raised last; ``details["attempts"]`` is how often it was called.
+            What it raised last; ``details["attempts"]`` is how often it was called,
+            which is 0 where the store was given up before.
         """
-        began = self._clock()
+        if not self._breaker.is_trial():
+            return self._call(function)
+        try:
+            return self._call(function, once=True)
+        finally:
+            self._breaker.tried()
+
+    def _call(self, function: Callable[[], Result], *, once: bool = False) -> Result:
+        began, first = self._clock(), self._served
         abandoned = _abandoned(os.getpid()).times()
         attempts = counted = 0
         while True:
@@ -210,17 +322,22 @@ class Retrying:
                 result = function()
             except StorageError as error:
                 error.details["attempts"] = attempts
-                if not _is_transient(error):
+                if not is_transient(error):
                     self._reached = True
+                    self._breaker.served()
                     raise
                 self._reached = self._reached or "status" in error.details
                 # Of a store that serves nobody it is not told apart whether it is
                 # down or this one object is: only time does.
-                counted += not served or self._served > served
+                outage = self.patience.outlasts and served
+                counted += not outage or self._served > served
                 left = began + self._time() - self._clock()
-                if counted >= self._most() or not self._wait(error, attempts, left):
+                spent = once or counted >= self._most()
+                if spent or not self._wait(error, attempts, left):
+                    if self._served == first:
+                        self._breaker.failed(error)
                     raise
-                if _abandoned(os.getpid()).times() != abandoned:
+                if _is_stopped() or _abandoned(os.getpid()).times() != abandoned:
                     raise
                 _here.retries = tally() + 1
                 log.info("attempt %d failed, trying again: %s", attempts, error)
@@ -228,6 +345,7 @@ class Retrying:
                 self._served += 1
                 self._reached = True
                 self._budget.served()
+                self._breaker.served()
                 return result
 
     def _most(self) -> int:
@@ -253,7 +371,8 @@ class Retrying:
                 return False
 
 
-def _is_transient(error: StorageError) -> bool:
+def is_transient(error: StorageError) -> bool:
+    """Whether another try may change it."""
     return not isinstance(error, _FINAL) and bool(error.details.get("transient", True))
 
 

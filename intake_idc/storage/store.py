@@ -5,9 +5,19 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from intake_idc.storage.engine import CHUNK, Answer, Engine, Stored, check_same
+from intake_idc.storage.engine import (
+    CHUNK,
+    Answer,
+    Engine,
+    Stored,
+    check_same,
+    check_told,
+    same_version,
+)
 from intake_idc.storage.filesystems import fsspec_engine
 from intake_idc.storage.retrying import Patience, Retrying
 
@@ -16,14 +26,18 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from intake_idc.storage.engine import Data
-    from intake_idc.storage.mirror import Mirror
+    from intake_idc.storage.mirror import EngineName, Mirror
 
     Result = TypeVar("Result")
 
-__all__ = ["IN_FLIGHT", "Store", "open_store"]
+__all__ = ["IN_FLIGHT", "Store", "open_single", "reader"]
 
 IN_FLIGHT = 256
 """Requests in flight in one process, whoever sends them."""
+HURRIED = Patience(
+    attempts=3, unreached=2, longest=2.0, first=2.0, served=5.0, outlasts=False
+)
+"""How long a mirror is waited for when another serves the same."""
 
 
 @functools.cache
@@ -43,10 +57,22 @@ class Store:
         self._slots = _slots(os.getpid())
         self.tells = engine.tells
         """Whether answers say of which version their bytes are."""
+        self._fastest: float | None = None
+        self.holds = engine.holds
+        """Bytes that a stream holds at once, in every buffer; about."""
 
     def list(self, prefix: str) -> list[Stored]:
         """List the objects below a prefix, in order of their keys."""
-        return self._call(lambda: self._engine.list(prefix))
+        began = time.monotonic()
+        found = self._call(lambda: self._engine.list(prefix))
+        seconds = time.monotonic() - began
+        self._fastest = min(seconds, self._fastest or seconds)
+        return found
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds of the fastest listing so far; None before the first."""
+        return self._fastest
 
     def folders(self, prefix: str) -> tuple[str, ...]:
         """Give the names of the folders right below a prefix, sorted."""
@@ -122,8 +148,10 @@ class Store:
                 raise
 
         while (found := self._call(following)) is not None:
-            check_same(f"{self._root}/{key}", tag, found.etag)
-            tag = tag or found.etag
+            check_told(f"{self._root}/{key}", tag, found.etag)
+            if same_version(tag, found.etag) is None:
+                # What was listed says nothing of it, but it does of what follows.
+                tag = found.etag or tag
             done += len(found.data)
             yield found.data
 
@@ -138,27 +166,73 @@ class Store:
         return self._retrying.call(once)
 
 
-def open_store(mirror: Mirror, aws_bucket: str) -> Store:
-    """Open the store of a bucket; one for each process, bucket and mirror."""
+def open_single(mirror: Mirror, aws_bucket: str) -> Store:
+    """Open the store of a bucket of one mirror; see `choosing.open_store`."""
     return _open(os.getpid(), mirror, mirror.bucket_root(aws_bucket))
+
+
+def reader(mirror: Mirror) -> EngineName:
+    """Give the engine that a mirror is read by."""
+    # s5cmd copies, and does nothing else.
+    if mirror.engine not in (None, "s5cmd"):
+        return mirror.engine
+    # Signed access and unusual options are left to fsspec's file systems.
+    plain = mirror.anon and not mirror.storage_options
+    return "obstore" if mirror.scheme in ("s3", "gs") and plain else "fsspec"
 
 
 @functools.lru_cache(maxsize=64)
 def _open(_pid: int, mirror: Mirror, root: str) -> Store:
-    kind = mirror.engine
-    if kind is None:
-        # Signed access and unusual options are left to fsspec's file systems.
-        plain = mirror.anon and not mirror.storage_options
-        kind = "obstore" if mirror.scheme in ("s3", "gs") and plain else "fsspec"
     engine: Engine
-    if kind == "obstore":
+    if reader(mirror) == "obstore":
         from intake_idc.storage.obstores import ObstoreEngine
 
         engine = ObstoreEngine(mirror, root)
     else:
         engine = fsspec_engine(mirror, root)
+    if mirror.place:
+        engine = _Named(engine, mirror.name)
     if mirror.scheme == "file":
         return Store(engine, root, None)
     wait = mirror.retry_timeout
     patience = Patience(first=min(Patience.first, wait), served=wait)
+    if mirror.place is not None:
+        patience = replace(
+            HURRIED,
+            first=min(HURRIED.first, wait),
+            served=min(HURRIED.served, wait),
+        )
     return Store(engine, root, Retrying(patience))
+
+
+class _Named:
+    """An engine whose tags say of which mirror they are."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine, self._name = engine, name
+        self.tells, self.holds = engine.tells, engine.holds
+
+    def _told(self, etag: str | None) -> str | None:
+        return etag and f"{self._name} {etag}"
+
+    def list(self, prefix: str) -> list[Stored]:
+        return [
+            replace(stored, etag=self._told(stored.etag))
+            for stored in self._engine.list(prefix)
+        ]
+
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        return self._engine.folders(prefix)
+
+    def get(self, key: str, start: int, stop: int | None) -> Answer:
+        found = self._engine.get(key, start, stop)
+        return found._replace(etag=self._told(found.etag))
+
+    def pieces(
+        self, key: str, start: int, stop: int | None, chunk: int
+    ) -> Iterator[Answer]:
+        for found in self._engine.pieces(key, start, stop, chunk):
+            yield found._replace(etag=self._told(found.etag))
+
+    def tag(self, key: str) -> str | None:
+        return self._told(self._engine.tag(key))

@@ -8,17 +8,19 @@ import time
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from intake_idc.storage.pool import alone
-from intake_idc.storage.retrying import abandon
+from intake_idc.storage.retrying import give_up_with
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
-__all__ = ["Threads", "most_threads"]
+__all__ = ["Threads", "fewest_threads", "most_threads"]
 
 FEWEST = 8
 """Threads at the beginning: more only wait for each other on a fast line."""
 MOST = 256
 """Threads that it may come to, as many as s5cmd has workers."""
+MOST_AT_FIRST, THREADS_A_SECOND = 128, 2000
+"""Threads to begin with, at most, and for each second that a request takes."""
 GROWTH = 4
 """By how much their number grows at once."""
 BUSY = 0.75
@@ -47,6 +49,16 @@ def most_threads() -> int:
     if limit == resource.RLIM_INFINITY:
         return MOST
     return max(1, min(MOST, (limit - FILES_LEFT) // 3))
+
+
+def fewest_threads(latency: float | None) -> int:
+    """Give how many threads to begin with, by the seconds that a request takes.
+
+    A store 30 ms away is asked by 64 at once, for a thread that waits costs nothing.
+    """
+    if latency is None:
+        return FEWEST
+    return max(FEWEST, min(MOST_AT_FIRST, round(latency * THREADS_A_SECOND)))
 
 
 class Threads(Generic[Item, Result]):
@@ -81,18 +93,24 @@ class Threads(Generic[Item, Result]):
 
     def run(
         self, items: Iterable[Item], look: Callable[[], object] | None = None
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """Give the results as they come, each item asked for when a thread is free.
 
         Where the consumer ends early, or is interrupted, the threads are told to stop
-        and waited for a short while. ``look`` is called now and then meanwhile.
+        and waited for a short while; so they are where ``stopped`` is set. ``look`` is
+        called now and then meanwhile.
         """
         self._source = iter(items)
         self._grow(self._fewest)
         pace, ended = _Pace(), 0
-        looked = time.monotonic()
+        looked, until = time.monotonic(), None
         try:
             while ended < len(self._threads):
+                if self.stopped.is_set():
+                    # What waits for a store that is silent does not notice.
+                    until = until or time.monotonic() + LEAVE_SECONDS
+                    if time.monotonic() > until:
+                        return
                 try:
                     kind, value = self._events.get(timeout=LOOK_SECONDS)
                 except queue.Empty:
@@ -110,8 +128,7 @@ class Threads(Generic[Item, Result]):
                     yield cast("Result", value)
         finally:
             self.stopped.set()
-            if ended < len(self._threads):
-                self._leave()
+            self._leave(until or time.monotonic() + LEAVE_SECONDS)
 
     def _grow(self, to: int) -> None:
         while len(self._threads) < to:
@@ -123,6 +140,8 @@ class Threads(Generic[Item, Result]):
 
     def _work(self) -> None:
         alone()
+        # What waits to be tried again would hold up the end.
+        give_up_with(self.stopped)
         try:
             while not self.stopped.is_set():
                 with self._lock:
@@ -136,10 +155,7 @@ class Threads(Generic[Item, Result]):
         finally:
             self._events.put(("end", None))
 
-    def _leave(self) -> None:
-        # What waits to be tried again would hold up the end.
-        abandon()
-        until = time.monotonic() + LEAVE_SECONDS
+    def _leave(self, until: float) -> None:
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
 

@@ -6,9 +6,10 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from intake_idc.errors import IntegrityError, WrongSize
-from intake_idc.storage import check_same, open_store
+from intake_idc.storage import check_told, open_store
 from intake_idc.transfer.hashing import Hasher
 from intake_idc.transfer.memory import Memory
+from intake_idc.transfer.places import LocalPlace
 from intake_idc.transfer.report import STATUSES
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from intake_idc.storage import Mirror
     from intake_idc.storage.engine import Data
     from intake_idc.transfer.hashing import Checksum
-    from intake_idc.transfer.places import LocalPlace, Part
+    from intake_idc.transfer.places import Part
+    from intake_idc.transfer.remote import RemotePart, RemotePlace
 
 __all__ = ["FAILED", "FETCHED", "KEPT", "REPLACED", "Done", "Fetcher", "Progress"]
 
@@ -28,8 +30,6 @@ HELD = 2 << 20
 """Bytes up to which an object is held whole while it is copied."""
 CHUNK = 256 << 10
 """Bytes of a stream that are taken at once."""
-STREAMED = 2 << 20
-"""Bytes that a stream is counted as: what is under way, in every buffer."""
 IN_MEMORY = 64 << 20
 """Bytes that may be held at once, by all threads."""
 
@@ -78,7 +78,7 @@ class Fetcher:
     ----------
     plan : Plan
         Says what goes where.
-    place : LocalPlace
+    place : LocalPlace or RemotePlace
         Where it goes.
     progress : Progress
         Told of the bytes.
@@ -91,7 +91,7 @@ class Fetcher:
     def __init__(
         self,
         plan: Plan,
-        place: LocalPlace,
+        place: LocalPlace | RemotePlace,
         progress: Progress,
         checksum: Checksum | None,
         stopped: threading.Event,
@@ -99,7 +99,9 @@ class Fetcher:
         self.plan, self.place, self.progress = plan, place, progress
         self.memory = Memory(IN_MEMORY)
         self._checksum, self._stopped = checksum, stopped
-        self._live: set[Part] = set()
+        self._live: set[Part | RemotePart] = set()
+        self._left = False
+        self._lock = threading.Lock()
 
     def fetch(self, row: Row, mirror: Mirror) -> Done:
         """Fetch one object; again, once, where its bytes are not those known.
@@ -109,10 +111,25 @@ class Fetcher:
         IDCError, OSError
             It is not there.
         """
+        if self._copied(row, mirror):
+            status = REPLACED if row.action == REPLACED else FETCHED
+            return Done(row.row, status)
         try:
             return self._once(row, mirror)
         except IntegrityError:
+            if mirror.cache is not None:
+                mirror.cache.forget(row.name)
             return self._once(row, mirror)
+
+    def _copied(self, row: Row, mirror: Mirror) -> bool:
+        """Let a store copy an object by itself, where it can."""
+        place = self.place
+        if isinstance(place, LocalPlace) or not place.copies(mirror, self._checksum):
+            return False
+        self.check_stopped()
+        copied = place.copy(self.plan, row, mirror)
+        self.progress.add(row.size if copied else 0)
+        return copied
 
     def _once(self, row: Row, mirror: Mirror) -> Done:
         part, hasher = self.part(row), self.hasher(row)
@@ -127,7 +144,8 @@ class Fetcher:
                 if hasher is not None:
                     hasher.update(data)
                 self.progress.add(len(data))
-            self._check_size(row, mirror, written)
+            self.check_size(row, mirror, written)
+            self._hold(row, mirror)
             return self.commit(row, part, hasher)
         except BaseException:
             self.progress.add(-min(written, row.size))
@@ -137,9 +155,17 @@ class Fetcher:
 
     def _pieces(self, row: Row, mirror: Mirror) -> Iterator[Data]:
         store = open_store(mirror, self.plan.bucket(row.series))
-        key = self.plan.key(row)
+        key, cache, done = self.plan.key(row), mirror.cache, 0
+        if cache is not None and cache.holds(row.name, row.size):
+            with self.memory.taken(store.holds):
+                for data in cache.pieces(row.name, row.size, CHUNK):
+                    done += len(data)
+                    yield data
+                if done < row.size:  # It was taken away meanwhile.
+                    yield from store.stream(key, row.etag, done, chunk=CHUNK)
+            return
         if row.size > HELD:
-            with self.memory.taken(STREAMED):
+            with self.memory.taken(store.holds):
                 yield from store.stream(key, row.etag, chunk=CHUNK)
         elif not self.memory.take(row.size):
             # There is no room to hold it whole, and no need to wait for some.
@@ -148,12 +174,25 @@ class Fetcher:
             try:
                 found = store.get(key)
                 if store.tells:
-                    check_same(self.plan.url(row), row.etag, found.etag)
+                    check_told(self.plan.url(row), row.etag, found.etag)
                 yield found.data
             finally:
                 self.memory.give(row.size)
 
-    def _check_size(self, row: Row, mirror: Mirror, written: int) -> None:
+    def _hold(self, row: Row, mirror: Mirror) -> None:
+        """Ask for the tag of what was read, where it does not come with the bytes."""
+        store = open_store(mirror, self.plan.bucket(row.series))
+        if not store.tells:
+            store.hold(self.plan.key(row), row.etag, None)
+
+    def check_size(self, row: Row, mirror: Mirror, written: int) -> None:
+        """Refuse an object that has another size than was listed.
+
+        Raises
+        ------
+        WrongSize
+            It has.
+        """
         if written != row.size:
             url = self.plan.url(row, mirror)
             msg = f"{url}: got {written} bytes or more, listed were {row.size}"
@@ -166,21 +205,38 @@ class Fetcher:
         if self._stopped.is_set():
             raise StoppedError
 
-    def part(self, row: Row) -> Part:
-        """Begin the file of an object."""
-        part = self.place.part(self.plan.folder(row.series), row.file)
-        self._live.add(part)
-        return part
+    def part(self, row: Row) -> Part | RemotePart:
+        """Begin the file of an object.
 
-    def close(self, part: Part) -> None:
+        Raises
+        ------
+        StoppedError
+            The copy has ended.
+        """
+        part = self.place.part(self.plan.folder(row.series), row.file, row.size)
+        with self._lock:
+            if not self._left:
+                self._live.add(part)
+                return part
+        part.discard()
+        raise StoppedError
+
+    def close(self, part: Part | RemotePart) -> None:
         """Remove a part, unless it has its name."""
         part.discard()
-        self._live.discard(part)
+        with self._lock:
+            self._live.discard(part)
 
     def leave(self) -> None:
-        """Remove the parts of threads that did not end in time."""
-        for part in list(self._live):
-            self.close(part)
+        """Remove the parts of threads that did not end in time.
+
+        They can name none of them any more, and begin no other.
+        """
+        with self._lock:
+            self._left = True
+            live = list(self._live)
+        for part in live:
+            part.remove()
 
     def hasher(self, row: Row) -> Hasher | None:
         """Give what hashes an object; None where no hash is known or wanted."""
@@ -189,7 +245,7 @@ class Fetcher:
             names.add(self._checksum)
         return Hasher(tuple(sorted(names))) if names else None
 
-    def commit(self, row: Row, part: Part, hasher: Hasher | None) -> Done:
+    def commit(self, row: Row, part: Part | RemotePart, hasher: Hasher | None) -> Done:
         """Compare what is known of the bytes, and give the file its name.
 
         Raises

@@ -40,7 +40,8 @@ def md5_of_etag(etag: str | None) -> str | None:
     The tag of an object that was put in one piece is its MD5; with a ``-`` it was put
     in several (S3 API reference, "Checking object integrity").
     """
-    found = re.fullmatch(r'"?([0-9a-f]{32})"?', etag or "")
+    # Of another mirror than the first its name comes before; see `same_version`.
+    found = re.fullmatch(r'"?([0-9a-f]{32})"?', (etag or "").rpartition(" ")[2])
     return found[1] if found else None
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from intake_idc.errors import WrongSize
-from intake_idc.storage import open_store
-from intake_idc.transfer.fetching import CHUNK, STREAMED
+from intake_idc.storage import check_same, open_store
+from intake_idc.transfer.fetching import CHUNK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,12 +17,17 @@ if TYPE_CHECKING:
     from intake_idc.transfer.fetching import Done, Fetcher
     from intake_idc.transfer.places import Part
 
-__all__ = ["SPLIT", "Large", "Range", "ranges"]
+__all__ = ["SPLIT", "Large", "Range", "is_large", "ranges"]
 
 SPLIT = 64 << 20
 """Bytes above which an object is fetched by several ranges."""
 RANGE = 32 << 20
 """Bytes of each of them."""
+
+
+def is_large(size: int) -> bool:
+    """Whether an object of so many bytes is fetched by ranges."""
+    return size > SPLIT
 
 
 class Range(NamedTuple):
@@ -70,31 +75,37 @@ class Large:
         Raises
         ------
         IDCError, OSError
-            This range cannot be read, or one before it.
+            This range is the last, and one of them could not be read.
         """
         try:
-            self._range(self._begun(), start, stop)
-        except Exception as error:
+            if self._failure is None:
+                self._range(self._begun(), start, stop)
+        except Exception as error:  # noqa: BLE001  (raised with the last)
             self._failure = self._failure or error
-            raise
         finally:
             with self._lock:
                 self._left -= 1
                 last = not self._left
-            if last and self._failure is not None:
-                self._end()
+        if not last:
+            return None
         if self._failure is not None:
+            self._end()
             raise self._failure
-        return self._finish() if last else None
+        return self._finish()
 
     def _begun(self) -> Part:
         with self._lock:
             if self._failure is not None:
                 raise self._failure
             if self._part is None:
-                # Without a tag two ranges could be of two versions.
-                self._etag = self._etag or self._store.tag(self._key)
-                self._part = self._fetcher.part(self.row)
+                # Without a tag two ranges could be of two versions; and that of
+                # another mirror need not say anything of this one.
+                if self._etag is None or self.mirror.place is not None:
+                    found = self._store.tag(self._key)
+                    url = self._fetcher.plan.url(self.row, self.mirror)
+                    check_same(url, self._etag, found)
+                    self._etag = found or self._etag
+                self._part = cast("Part", self._fetcher.part(self.row))
             return self._part
 
     @property
@@ -102,7 +113,7 @@ class Large:
         return open_store(self.mirror, self._fetcher.plan.bucket(self.row.series))
 
     def _range(self, part: Part, start: int, stop: int) -> None:
-        with self._fetcher.memory.taken(STREAMED):
+        with self._fetcher.memory.taken(self._store.holds):
             at = self._stream(part, start, stop)
         if at != stop:
             url = self._fetcher.plan.url(self.row, self.mirror)
@@ -111,7 +122,9 @@ class Large:
 
     def _stream(self, part: Part, at: int, stop: int) -> int:
         """Write a range as it comes; give the place that it came to."""
-        for data in self._store.stream(self._key, self._etag, at, stop, CHUNK):
+        # Where no tag was listed, that the object ends there says that it is the one.
+        end = None if self.row.etag is None and stop == self.row.size else stop
+        for data in self._store.stream(self._key, self._etag, at, end, CHUNK):
             if self._failure is not None:
                 raise self._failure
             self._fetcher.check_stopped()

@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from intake_idc import dicom
 from intake_idc.arrow import integers, texts
 from intake_idc.errors import DicomReadError, RequestError
 from intake_idc.files import beside
@@ -100,6 +99,8 @@ def _rows(report: Report) -> Iterator[tuple[Any, ...]]:
 
 
 def _sop(path: str) -> str:
+    from intake_idc import dicom
+
     try:
         with Path(path).open("rb") as file:
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from typing import TYPE_CHECKING
 
 from intake_idc.citations import MANIFEST_LINE
 from intake_idc.errors import PlanError
+from intake_idc.files import part_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +47,7 @@ def put_notice(target: Path, text: str, manifest: str) -> Path:
     """
     data = text.encode()
     plain, named = target / NOTICE, target / f"NOTICE-{manifest[:12]}.txt"
-    part = target / f".idc-{os.getpid()}-{secrets.token_hex(8)}.part"
+    part = target / part_name()
     try:
         part.write_bytes(data)
         if not _speaks_of(named, manifest):

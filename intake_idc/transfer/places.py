@@ -9,11 +9,7 @@ the copy runs. Windows cannot do that; there links are looked for before each wr
 from __future__ import annotations
 
 import errno
-import functools
-import hashlib
-import itertools
 import os
-import re
 import stat
 import threading
 import time
@@ -22,18 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from intake_idc.errors import PlanError
+from intake_idc.files import PART, is_left, part_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from intake_idc.storage.engine import Data
 
-__all__ = ["FOLDER_OF_RECORDS", "PART", "LocalPlace", "Part", "remove_stale"]
+__all__ = ["FOLDER_OF_RECORDS", "LocalPlace", "Part"]
 
 FOLDER_OF_RECORDS = ".idc"
 """Folder below the target where copies write down what they did."""
-PART = re.compile(r"\.idc-(?:([0-9a-f]{8})-)?(\d+)-(?:([0-9a-f]+)-)?[0-9a-f]+\.part")
-"""Names of part files: machine, process, when that began, and a number."""
 OTHERS_SECONDS = 86_400.0
 """Age at which a part file of another machine, or of nobody known, is stale."""
 
@@ -41,7 +36,6 @@ _BY_FOLDER = {os.open, os.mkdir, os.rename, os.unlink} <= os.supports_dir_fd
 _DIRECTORY = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 _READ = 1 << 20
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-_numbers = itertools.count()
 
 
 class _Opened:
@@ -97,12 +91,41 @@ class Part:
 
     def __init__(self, folder: _Opened, name: str) -> None:
         self._folder, self._name = folder, name
-        self._part = f"{_prefix(os.getpid())}{next(_numbers):x}.part"
+        self._part = part_name()
         self.path = os.path.join(folder.path, self._part)  # noqa: PTH118
         """Where the bytes are until then."""
         where = self._part if folder.fd is not None else self.path
         self.fd = os.open(where, _NEW, 0o666, dir_fd=folder.fd)
         self._open = True
+
+    @property
+    def name(self) -> str:
+        """Name of the file until then."""
+        return self._part
+
+    @property
+    def reached_by_others(self) -> str:
+        """A path by which another process of this user writes it in this folder."""
+        held = f"/proc/{os.getpid()}/fd/{self._folder.fd}"
+        if self._folder.fd is not None and os.path.isdir(held):  # noqa: PTH112
+            return f"{held}/{self._part}"
+        return self.path
+
+    def take_up(self) -> int:
+        """Go on with the file that another process put in its place; give its size.
+
+        Raises
+        ------
+        OSError
+            There is none, or it is a link.
+        """
+        folder = self._folder
+        where = self._part if folder.fd is not None else self.path
+        flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        fd = os.open(where, flags, dir_fd=folder.fd)
+        self._close()
+        self.fd, self._open = fd, True
+        return os.fstat(fd).st_size
 
     def write(self, data: Data) -> None:
         """Write bytes at the end of those before."""
@@ -149,6 +172,14 @@ class Part:
     def discard(self) -> None:
         """Remove it; nothing happens where it has its name, or is gone."""
         self._close()
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove it, and leave it open for who may still write to it.
+
+        It can have its name no more then. Closed it could become another file of
+        this process, into which that one would write.
+        """
         folder = self._folder
         with suppress(FileNotFoundError):
             if folder.fd is not None:
@@ -156,10 +187,36 @@ class Part:
             else:
                 Path(self.path).unlink()
 
+    def _all(self) -> Iterator[str]:
+        """Give it, and what another process is writing to put in its place."""
+        folder = self._folder
+        for name in os.listdir(folder.path if folder.fd is None else folder.fd):  # noqa: PTH208
+            if name.startswith(self._part):
+                yield name if folder.fd is not None else f"{folder.path}/{name}"
+
+    def written_by_others(self) -> int:
+        """Give how many bytes another process has written to put in its place."""
+        size = 0
+        for where in self._all():
+            with suppress(FileNotFoundError):
+                size += os.stat(where, dir_fd=self._folder.fd).st_size
+        return size
+
+    def remove_all(self) -> None:
+        """Remove it, and what another process was writing to put in its place."""
+        for where in self._all():
+            with suppress(FileNotFoundError):
+                os.unlink(where, dir_fd=self._folder.fd)
+
     def _close(self) -> None:
         if self._open:
             self._open = False
             os.close(self.fd)
+
+    def __del__(self) -> None:
+        # Of a large object of which no range is fetched any more.
+        if getattr(self, "_open", False):
+            self._close()
 
 
 _one_at_a_time = threading.Lock()
@@ -180,12 +237,22 @@ class LocalPlace:
         self._last = threading.local()
         self._folders: dict[str, bool] = {}
 
+    def expect(self, folders: Iterable[str]) -> None:
+        """Say which folders `present` will be asked for: here that helps nothing."""
+
     def open(self) -> None:
         """Make the target if need be."""
         self.target.mkdir(parents=True, exist_ok=True)
 
-    def part(self, folder: str, name: str) -> Part:
-        """Begin a file; see `Part`.
+    splits = True
+    """Whether an object may come in ranges, in any order."""
+
+    def close(self) -> None:
+        """Let go of the folders that are held open."""
+        self._last = threading.local()
+
+    def part(self, folder: str, name: str, size: int = 0) -> Part:  # noqa: ARG002
+        """Begin a file of some bytes; see `Part`.
 
         Raises
         ------
@@ -196,6 +263,29 @@ class LocalPlace:
         if opened is None or opened.folder != folder:
             opened = self._last.opened = _Opened(self._root, folder)
         return Part(opened, name)
+
+    def remove_stale(self, folders: Iterable[str]) -> int:
+        """Remove part files of processes that are gone; give how many.
+
+        Those of another machine, which shares the folder, are removed when they are a
+        day old: whether their process lives cannot be seen from here.
+
+        Parameters
+        ----------
+        folders : iterable of str
+            Folders below the target, with ``/`` between the parts. One that is not
+            there, or that cannot be read, is passed over.
+        """
+        removed = 0
+        if not self.target.is_dir() or not any(self.target.iterdir()):
+            return removed
+        for folder in folders:
+            path = os.path.join(self._root, folder)  # noqa: PTH118
+            with suppress(OSError, PlanError):
+                left = [name for name in os.listdir(path) if PART.fullmatch(name)]  # noqa: PTH208
+                if left:
+                    removed += _remove_stale(_Opened(self._root, folder), left)
+        return removed
 
     def present(self, folder: str) -> Mapping[str, int]:
         """Give the size in bytes of each file in a folder, by name.
@@ -253,71 +343,17 @@ def _files(folder: str) -> Iterator[tuple[str, int]]:
                     yield entry.name, entry.stat(follow_symlinks=False).st_size
 
 
-# Whose part files are whose.
-
-
-@functools.cache
-def _prefix(pid: int) -> str:
-    return f".idc-{_machine()}-{pid}-{_began(pid) or '0'}-"
-
-
-@functools.cache
-def _machine() -> str:
-    """Give what tells this machine, or container, from others."""
-    import platform
-
-    try:
-        space = os.readlink("/proc/self/ns/pid")  # noqa: PTH115  (no path)
-    except OSError:
-        space = ""
-    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
-
-
-def _began(pid: int) -> str | None:
-    """Give when a process began, where the system says it; None where it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    # After the name, which may hold anything: proc(5), field 22.
-    return f"{int(text.rpartition(')')[2].split()[19]):x}"
-
-
-def remove_stale(folder: Path, names: list[str]) -> int:
-    """Remove part files of processes that are gone; give how many.
-
-    Those of another machine, which shares the folder, are removed when they are a day
-    old: whether their process lives cannot be seen from here.
-    """
+def _remove_stale(folder: _Opened, names: list[str]) -> int:
     removed = 0
     for name in names:
-        found = PART.fullmatch(name)
-        if found is None:
-            continue
-        path = folder / name
-        with suppress(FileNotFoundError):
-            if _is_dead(found[1], int(found[2]), found[3], path):
-                path.unlink()
+        where = name if folder.fd is not None else os.path.join(folder.path, name)  # noqa: PTH118
+        # It may have its name by now, or be gone; or nobody may remove it.
+        with suppress(OSError):
+            left = is_left(name)
+            if left is None:
+                state = os.stat(where, dir_fd=folder.fd, follow_symlinks=False)
+                left = time.time() - state.st_mtime > OTHERS_SECONDS
+            if left:
+                os.unlink(where, dir_fd=folder.fd)
                 removed += 1
     return removed
-
-
-def _is_dead(machine: str | None, pid: int, began: str | None, path: Path) -> bool:
-    if machine == _machine():
-        now = _began(pid)
-        if now is not None:
-            return began not in ("0", now)
-        if os.name != "nt":
-            return not _runs(pid)
-    return time.time() - path.lstat().st_mtime > OTHERS_SECONDS
-
-
-def _runs(pid: int) -> bool:
-    """Whether there is such a process, where the system has no /proc."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

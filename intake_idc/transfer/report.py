@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field, fields
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Literal, get_args, overload
 
 from intake_idc import display
@@ -35,8 +35,8 @@ class Outcome:
 
     status: Status
     """One of ``fetched``, ``replaced``, ``kept`` (it was there), or ``failed``."""
-    path: Path
-    """Where it lies, or would."""
+    path: Path | str
+    """Where it lies, or would; in a store its URL."""
     url: str
     """Where it came from."""
     size: int
@@ -106,12 +106,14 @@ class Report:
     """Time of change in nanoseconds of each file that was put there."""
     seconds: float = 0.0
     """Seconds that the copy took, listing left out."""
-    notice: Path | None = None
+    notice: Path | str | None = None
     """The notice beside the copy: licences, and whom to cite."""
+    deleted: tuple[Path, ...] = ()
+    """What an earlier copy had put there and the cohort no longer holds."""
 
     @property
-    def target(self) -> Path:
-        """The folder."""
+    def target(self) -> Path | str:
+        """The folder; of a store its URL."""
         return self.plan.target
 
     @property
@@ -125,7 +127,7 @@ class Report:
         at = self.served[number] if self.served else 255
         return Outcome(
             STATUSES[self.statuses[number]],
-            self.target / (self.plan.path(row) if row.name else ""),
+            self.plan.below(self.plan.path(row) if row.name else ""),
             self.plan.url(row),
             row.size,
             self.reasons.get(number, ""),
@@ -140,11 +142,11 @@ class Report:
         return Outcomes(self)
 
     @property
-    def paths(self) -> list[Path]:
+    def paths(self) -> list[Path | str]:
         """Path of every object that is there, in the order of the plan."""
         failed = STATUSES.index("failed")
         return [
-            self.target / self.plan.path(row)
+            self.plan.below(self.plan.path(row))
             for row in self.plan.rows()
             if self.statuses[row.row] != failed
         ]
@@ -234,7 +236,8 @@ class Report:
                 else [("mirror", self.mirror)]
             ),
             *([("requests again", f"{retries:,}")] if retries else []),
-            *([("notice", self.notice.name)] if self.notice is not None else []),
+            *([("deleted", f"{len(self.deleted):,}")] if self.deleted else []),
+            *([("notice", PurePath(self.notice).name)] if self.notice else []),
         ]
 
     def __str__(self) -> str:

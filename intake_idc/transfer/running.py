@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from intake_idc.errors import IDCError, IntegrityError, TransferError
 from intake_idc.plan import ACTIONS
-from intake_idc.storage import Threads, most_threads, tally
+from intake_idc.storage import Threads, fewest_threads, open_store, tally
 from intake_idc.transfer.fetching import (
     FAILED,
     KEPT,
@@ -20,9 +21,13 @@ from intake_idc.transfer.fetching import (
     StoppedError,
 )
 from intake_idc.transfer.hashing import check_checksum
-from intake_idc.transfer.large import SPLIT, Large, Range, ranges
-from intake_idc.transfer.places import LocalPlace
+from intake_idc.transfer.large import Range
+from intake_idc.transfer.places import FOLDER_OF_RECORDS, LocalPlace
+from intake_idc.transfer.records import Journal
+from intake_idc.transfer.remote import RemotePlace, target_of
 from intake_idc.transfer.report import Report
+from intake_idc.transfer.sources import Sources, most_threads_of
+from intake_idc.transfer.space import check_space
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,11 +37,15 @@ if TYPE_CHECKING:
     from intake_idc.plan import Plan, Row
     from intake_idc.storage import Mirror
     from intake_idc.transfer.hashing import Checksum
+    from intake_idc.transfer.records import Origin
+    from intake_idc.transfer.remote import Target
 
-__all__ = ["Limits", "run"]
+__all__ = ["CANCELLED", "NOBODY", "Limits", "failed", "run"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What a file system says that has no room left."""
+CANCELLED = "the copy was cancelled"
+"""Why objects are not there that were given up from another thread."""
 NOBODY = 255
 """Stands for the mirror of what none served, and for what is not done."""
 
@@ -49,6 +58,8 @@ class Limits:
     """Seconds after which what is not there is given up."""
     cancel: threading.Event | None = None
     """Set from another thread to give up what is not there."""
+    threads: int | None = None
+    """Threads at most; None is as many as this process may have."""
 
 
 def run(
@@ -58,6 +69,8 @@ def run(
     *,
     checksum: Checksum | None = None,
     limits: Limits | None = None,
+    target: Target | None = None,
+    record: Origin | None = None,
 ) -> Report:
     """Carry out a plan.
 
@@ -74,6 +87,12 @@ def run(
         compared in any case.
     limits : Limits, optional
         When to end before it is done.
+    target : Target, optional
+        How the plan's target is reached, where that is a store; by default as its
+        own tools do.
+    record : Origin, optional
+        Of what cohort the plan is. What is done is then written down in the folder,
+        where that is one of this machine; see `intake_idc.transfer.records`.
 
     Returns
     -------
@@ -87,35 +106,60 @@ def run(
         stays, and the next run fetches the rest.
     PlanError
         Objects of the plan collide, or cannot have their paths; nothing was done.
+    NoSpace
+        There is no room for what it fetches; nothing was done.
     """
     check_checksum(checksum)
     plan.check()
-    place = LocalPlace(plan.target)
+    place = (target or target_of(plan.target)).place()
+    if isinstance(place, LocalPlace):
+        place.remove_stale(_folders(plan))
+        check_space(plan, place.target)
+    own = plan.mirror if mirror is None else mirror
+    if isinstance(place, RemotePlace):
+        # What it cannot is said before a byte moves.
+        place.copies(own, checksum)
     if plan.moved.any():
         place.open()
-    own = plan.mirror if mirror is None else mirror
     progress = Progress(callback, plan.fetch_size)
-    copy = _Copy(plan, place, own, progress, checksum)
+    limits = limits or Limits()
+    copy = _Copy(plan, place, own, progress, checksum, limits.threads)
     began = time.monotonic()
+    journal = Journal(plan, place, record)
+    journal.begin()
+    look = journal.along(copy.looking(limits), copy.so_far)
+    running = copy.threads.run(copy.tasks(), look)
     try:
-        for done in copy.threads.run(copy.tasks(), copy.looking(limits or Limits())):
-            if done is not None:
-                copy.take(done)
+        # An interrupt may come anywhere, and twice.
+        with closing(running):
+            for done in running:
+                if done is not None:
+                    copy.take(done)
     finally:
+        copy.sources.close()
         copy.fetcher.leave()
+        journal.end(copy.so_far())
+        if isinstance(place, LocalPlace):
+            place.close()
     report = copy.report(time.monotonic() - began)
     if report.reasons:
-        raise _failed(report, copy.kinds)
+        raise failed(report, copy.exit_code)
     return report
 
 
-def _failed(report: Report, kinds: set[str]) -> TransferError:
+def _folders(plan: Plan) -> Iterator[str]:
+    """Give every folder below the target that a copy may have left a part in."""
+    yield from ("", FOLDER_OF_RECORDS)
+    yield from filter(None, dict.fromkeys(plan.series.column("folder").to_pylist()))
+
+
+def failed(report: Report, exit_code: int) -> TransferError:
+    """Give what is raised of a report in which something is not there."""
     msg = (
         f"{len(report.reasons):,} of {len(report.plan):,} objects are not in "
         f"{report.target}; the first: {report.failures[0].why}"
     )
-    code = 6 if "space" in kinds else 5 if "hash" in kinds else 4
-    return TransferError(msg, report=report, exit_code=code)
+    return TransferError(msg, report=report, exit_code=exit_code)
 
 
 class _Copy:
@@ -124,18 +168,28 @@ class _Copy:
     def __init__(
         self,
         plan: Plan,
-        place: LocalPlace,
+        place: LocalPlace | RemotePlace,
         mirror: Mirror,
         progress: Progress,
         checksum: Checksum | None,
+        threads: int | None = None,
     ) -> None:
         self.plan, self.mirror = plan, mirror
         self.threads: Threads[Row | Range, Done | None]
-        self.threads = Threads(self._do, most_threads())
+        most = most_threads_of(mirror)
+        if isinstance(place, RemotePlace):
+            most = min(most, place.most)
+        # Of what was listed it is known how long a request takes.
+        fewest = fewest_threads(
+            open_store(mirror, plan.bucket(0)).latency if len(plan.series) else None
+        )
+        self.threads = Threads(self._do, min(most, threads or most), fewest)
         self.fetcher = Fetcher(plan, place, progress, checksum, self.threads.stopped)
+        self.sources = Sources(mirror, self.fetcher)
         self.kinds: set[str] = set()
         self._why = "the copy was given up"
-        self._statuses = bytearray([NOBODY]) * len(plan)
+        kept = plan.column("action") == ACTIONS.index("keep")
+        self._statuses = bytearray([NOBODY, KEPT][kind] for kind in kept.tolist())
         self._served = bytearray([NOBODY]) * len(plan)
         self._reasons: dict[int, str] = {}
         self._hashes: dict[int, str] = {}
@@ -147,30 +201,19 @@ class _Copy:
     def tasks(self) -> Iterator[Row | Range]:
         """Give what threads take one after the other: objects, and ranges of some."""
         for row in self.plan.rows(moved=True):
-            if row.size <= SPLIT:
-                yield row
-            else:
-                yield from ranges(Large(self.fetcher, row, self.mirror))
+            yield from self.sources.tasks(row)
 
     def _do(self, task: Row | Range) -> Done | None:
         """Do one task; None where its object is not done with it."""
         row = task.large.row if isinstance(task, Range) else task
         before = tally()
         try:
-            found = self._fetched(task)
+            found = self.sources.fetch(task)
         except StoppedError:
             return Done(row.row, FAILED, self._why, kind="stopped")
         except (IDCError, OSError) as error:
             return self._failed(row, error)
-        return found and found._replace(retries=tally() - before)
-
-    def _fetched(self, task: Row | Range) -> Done | None:
-        if not isinstance(task, Range):
-            return self.fetcher.fetch(task, self.mirror)
-        try:
-            return task.large.fetch(task.start, task.stop)
-        except IntegrityError:
-            return self.fetcher.fetch(task.large.row, self.mirror)
+        return found and found._replace(retries=found.retries + tally() - before)
 
     def _failed(self, row: Row, error: Exception) -> Done:
         kind = "hash" if isinstance(error, IntegrityError) else ""
@@ -180,6 +223,11 @@ class _Copy:
         return Done(row.row, FAILED, str(error), kind=kind)
 
     # The end.
+
+    @property
+    def exit_code(self) -> int:
+        """What a copy ends with of which something is not there."""
+        return 6 if "space" in self.kinds else 5 if "hash" in self.kinds else 4
 
     def stop(self, why: str) -> None:
         """End the copy; what is not there yet is said to have failed for this."""
@@ -192,7 +240,7 @@ class _Copy:
 
         def look() -> None:
             if limits.cancel is not None and limits.cancel.is_set():
-                self.stop("the copy was cancelled")
+                self.stop(CANCELLED)
             elif until is not None and time.monotonic() > until:
                 self.stop(f"it was not there after {limits.timeout:g} seconds")
 
@@ -201,9 +249,6 @@ class _Copy:
     def take(self, done: Done) -> None:
         """Note what became of an object."""
         row = done.row
-        if self._statuses[row] != NOBODY:
-            # A large object that failed is told by each of its ranges.
-            return
         self._statuses[row] = done.status
         if done.status == FAILED:
             self._reasons[row] = done.reason
@@ -218,21 +263,21 @@ class _Copy:
 
     def report(self, seconds: float) -> Report:
         """Give the report; what was not begun has failed."""
-        keep = ACTIONS.index("keep")
-        for row, action in enumerate(self.plan.column("action").tolist()):
-            if self._statuses[row] != NOBODY:
-                continue
-            self._statuses[row] = KEPT if action == keep else FAILED
-            if action != keep:
+        for row, status in enumerate(self._statuses):
+            if status == NOBODY:
+                self._statuses[row] = FAILED
                 self._reasons[row] = self.plan.reasons.get(row, self._why)
+        return replace(self.so_far(), seconds=seconds)
+
+    def so_far(self) -> Report:
+        """Give what is done by now; the status of what is not is 255."""
         return Report(
             self.plan,
             bytes(self._statuses),
             self._reasons,
-            (self.mirror.name,),
+            self.sources.names,
             bytes(self._served),
             self._hashes,
             self._retries,
             self._mtimes,
-            seconds,
         )

@@ -1,130 +1,181 @@
-"""Hold a folder against what is to be there."""
+"""Hold a folder against what is to be there: a listing, the index, or its record.
+
+Names, counts and sizes say what can be said without reading a file. Bytes are held
+against the strongest thing that is known of them: the MD5 that a release states, an
+entity tag that is one, what was computed when they were copied. Where nothing is
+known the answer is "unverifiable", and the identity in the header still tells files
+that were swapped.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from intake_idc import display
-from intake_idc.errors import RequestError
-from intake_idc.storage import each
-from intake_idc.transfer.notices import NOTICES
-from intake_idc.transfer.places import LocalPlace
+from intake_idc.arrow import one, packed
+from intake_idc.errors import MissingError
+from intake_idc.plan import ACTIONS, Plan
+from intake_idc.transfer.checking import Check, Level, Truth
+from intake_idc.transfer.places import FOLDER_OF_RECORDS
+from intake_idc.transfer.recalling import read_records
+from intake_idc.transfer.recorded import mirror_of, some, without_options
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import numpy as np
+    import pyarrow as pa
 
-    from intake_idc.plan import Plan
+    from intake_idc.storage import Mirror
+    from intake_idc.transfer.recorded import Records
+    from intake_idc.transfer.verification import Verification
 
-__all__ = ["Verification", "verify"]
+__all__ = ["plan_of_records", "verify", "verify_plan"]
 
-
-@dataclass(frozen=True)
-class Verification:
-    """How a folder compares with a plan: names, counts and sizes."""
-
-    target: Path
-    """The folder."""
-    match: tuple[Path, ...]
-    """Objects that are there with the right size."""
-    differ: tuple[Path, ...]
-    """Objects that are there with another size."""
-    missing: tuple[Path, ...]
-    """Objects that are not there."""
-    extra: tuple[Path, ...]
-    """Other files in the folders of the plan's series, notices left out."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether every object is there with the right size, and no other.
-
-        A folder with objects of another release of a series is not that series.
-        Files that are no DICOM objects do not matter.
-        """
-        foreign = any(path.suffix == ".dcm" for path in self.extra)
-        return not self.differ and not self.missing and not foreign
-
-    def _items(self) -> list[tuple[str, object]]:
-        return [
-            (name, f"{len(getattr(self, name)):,}")
-            for name in ("match", "differ", "missing", "extra")
-        ]
-
-    def __str__(self) -> str:
-        return display.pairs(f"Verified {self.target}", self._items())
-
-    def _repr_html_(self) -> str:
-        return display.pairs_html(f"Verified {self.target}", self._items())
+_UNLISTED = ACTIONS.index("unlisted")
 
 
-def verify(plan: Plan, *, checksum: bool = False) -> Verification:
+def verify(
+    target: str | os.PathLike[str],
+    *,
+    quick: bool = False,
+    checksum: bool = False,
+    subset: str | None = None,
+) -> Verification:
+    """Hold a folder against the record that copies left in it, and against no other.
+
+    No index, cohort or network is needed. Every object that some copy into this
+    folder was to put there is looked for, and every other file of the folder is
+    ``extra``.
+
+    Parameters
+    ----------
+    target : path
+        The folder.
+    quick : bool
+        Compare names and sizes, and read no file. Without it those are read too
+        whose time of change is not that of the copy.
+    checksum : bool
+        Read every file, and compare the MD5 that the release states, the hash that
+        was computed when it was copied, and the entity tag of the store.
+    subset : str, optional
+        ``"n/t"``: read, as ``checksum`` does, the ``n``-th of ``t`` shares of the
+        files, such as ``"1/20"``. ``t`` runs read them all.
+
+    Raises
+    ------
+    MissingError
+        There is no record, or no such folder.
+    RequestError
+        The arguments do not go together.
+    IntegrityError
+        A record is damaged.
+    """
+    level = Level.of(quick=quick, checksum=checksum, subset=subset)
+    root = Path(os.path.abspath(target))  # noqa: PTH100  (a link stays one)
+    records, plan = plan_of_records(root)
+    return verify_plan(plan, level, Truth(records), whole=True)
+
+
+def plan_of_records(target: Path, mirror: Mirror | None = None) -> tuple[Records, Plan]:
+    """Give what is written down of a folder, and the plan that it comes to.
+
+    Every object of the plan is kept; its mirror is that of the newest run.
+
+    Raises
+    ------
+    MissingError
+        There is no record.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    found = read_records(target)
+    if found is None:
+        msg = (
+            f"{target} has no record of a copy (in {FOLDER_OF_RECORDS}); verify it "
+            "against the cohort that it should hold"
+        )
+        raise MissingError(msg, path=str(target))
+    records = found.newest()
+    told = [run for run in records.runs if run.mirror]
+    own = dict(told[-1].mirror) if told else {"mirror": "aws"}
+    place = mirror_of(own) if mirror is None else mirror
+    # A tag says something at the mirror that it is of, and nowhere else; that of a
+    # file of another folder says nothing of bytes.
+    own = without_options(place.to_arguments())
+    alike = [run.mirror == own and place.scheme != "file" for run in found.runs]
+    here = np.array(alike, bool)[records.column("run")]
+    every = np.arange(len(records))
+    etag = one(records.objects.column("etag")).take(some(every, here))
+    count = len(records)
+    keep = np.full(count, ACTIONS.index("keep"), np.int8)
+    nameless = np.fromiter((not own for (own,) in records.values("name")), bool, count)
+    keep[nameless] = _UNLISTED
+    reason = "the series could not be listed when it was copied"
+    reasons = dict.fromkeys(np.flatnonzero(nameless).tolist(), reason)
+    objects = pa.table(
+        {
+            "series": one(records.objects.column("series")),
+            "action": _bytes_column(keep),
+            "name": one(records.objects.column("name")),
+            "file": one(records.objects.column("file")),
+            "size": one(records.objects.column("size")),
+            "etag": etag,
+            "md5": _md5s(records),
+        }
+    )
+    plan = Plan(target, records.series, objects, place, reasons)
+    return records, plan
+
+
+def _md5s(records: Records) -> pa.Array:
+    """Give the MD5s that are stated, else those that were computed."""
+    stated = one(records.objects.column("md5"))
+    if records.checksum != "md5" or not stated.null_count:
+        return stated
+    known = (
+        (md5, hash_[4:] if hash_ and hash_.startswith("md5:") else "")
+        for md5, hash_ in records.values("md5", "hash")
+    )
+    return packed([md5 or (bytes.fromhex(own) if own else None) for md5, own in known])
+
+
+def _bytes_column(values: np.ndarray[Any, Any]) -> pa.Array:
+    import pyarrow as pa
+
+    data = pa.py_buffer(values.tobytes())
+    return pa.Array.from_buffers(pa.int8(), len(values), [None, data])
+
+
+def verify_plan(
+    plan: Plan,
+    level: Level | None = None,
+    truth: Truth | None = None,
+    *,
+    whole: bool = False,
+) -> Verification:
     """Compare a folder with a plan that was made for it.
 
     Parameters
     ----------
     plan : Plan
-        Made with what is there.
-    checksum : bool
-        Read every file that is there, and compare its MD5 as well.
+        What is to be there; what it says of what is there does not matter.
+    level : Level
+        How much is looked at.
+    truth : Truth
+        What else is known.
+    whole : bool
+        Whether every other file of the folder is reported; else those that are in the
+        folders of the plan's series.
 
     Raises
     ------
-    RequestError
-        ``checksum`` is asked for, and the MD5 of an object is not known.
+    PlanError
+        Objects of the plan collide, or cannot have their paths.
     """
-    by_action: dict[str, list[Path]] = {"keep": [], "replace": [], "fetch": []}
-    for step in plan.steps:
-        name = "fetch" if step.action == "unlisted" else step.action
-        by_action[name].append(plan.target / step.path)
-    if checksum:
-        same = _same_bytes(plan)
-        by_action["replace"] += [p for p in by_action["keep"] if p not in same]
-        by_action["keep"] = [p for p in by_action["keep"] if p in same]
-    planned = {step.path for step in plan.steps}
-    place = LocalPlace(plan.target)
-    found = {
-        f"{folder}/{name}" if folder else name
-        for folder in dict.fromkeys(plan.series.column("folder").to_pylist())
-        for name in place.present(folder)
-    }
-    others = (p for p in sorted(found - planned) if not NOTICES.fullmatch(p))
-    extra = tuple(plan.target / path for path in others)
-    return Verification(
-        plan.target,
-        tuple(by_action["keep"]),
-        tuple(by_action["replace"]),
-        tuple(by_action["fetch"]),
-        extra,
-    )
-
-
-def _same_bytes(plan: Plan) -> set[Path]:
-    """Give the files whose MD5 is that of their object."""
-    kept = [step for step in plan.steps if step.action == "keep"]
-    for step in plan.steps:
-        if step.instance.md5 is None:
-            msg = (
-                f"the MD5 of {step.instance.url} is not known; give the cohort a table "
-                "of its objects with hashes, by with_instances(...)"
-            )
-            raise RequestError(msg, url=step.instance.url)
-    hashed = each(_md5, [plan.target / step.path for step in kept])
-    return {
-        plan.target / step.path
-        for step, md5 in zip(kept, hashed, strict=True)
-        if md5 == step.instance.md5
-    }
-
-
-def _md5(path: Path) -> str:
-    # Not against an attacker: it is what IDC publishes.
-    md5 = hashlib.md5(usedforsecurity=False)
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                md5.update(chunk)
-    except OSError:
-        # What cannot be read, or is gone by now, is not the object.
-        return ""
-    return md5.hexdigest()
+    plan.check()
+    check = Check(plan, level or Level(), truth or Truth())
+    check.run()
+    if whole:
+        check.walk()
+    return check.result()

@@ -10,7 +10,6 @@ from intake_idc.release import MANIFEST_COLUMNS, FixedRows, Release
 from intake_idc.selection import Selection
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
     from typing_extensions import Self
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from intake_idc.formats import Problem
     from intake_idc.formats.lock import Lock
     from intake_idc.manifest import Manifest
-    from intake_idc.storage import EngineName, Mirror
+    from intake_idc.storage import AnyMirror, EngineName, Mirror
 
 __all__ = ["AnyCohort", "Base"]
 
@@ -151,7 +150,7 @@ class Base:
 
     def reading_from(
         self,
-        mirror: str | os.PathLike[str] | Mirror | None = None,
+        mirror: AnyMirror | None = None,
         *,
         endpoint_url: str | None = None,
         engine: EngineName | None = None,
@@ -185,7 +184,7 @@ class Base:
             return str(self.selection)
         return f"every series of {self.rows.source}"
 
-    def _mirror(self, mirror: str | os.PathLike[str] | Mirror | None) -> Mirror:
+    def _mirror(self, mirror: AnyMirror | None) -> Mirror:
         from intake_idc.storage import resolve_mirror
 
         return resolve_mirror(mirror if mirror is not None else self.mirror)
