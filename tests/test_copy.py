@@ -186,6 +186,15 @@ def test_two_copies_into_one_folder_at_once_are_right(tmp_path):
     assert sorted(tree(copy).values()) == digests_of(SAMPLE)
 
 
+def test_a_copy_that_is_cancelled_while_it_lists_has_a_report(tmp_path):
+    cancel = threading.Event()
+    cancel.set()
+    for limits in ({"cancel": cancel}, {"timeout": 1e-9}):
+        with pytest.raises(TransferError, match=r"not listed|cancelled|not there"):
+            SAMPLE.all().materialize(tmp_path / "copy", **limits)
+    assert tree(tmp_path / "copy") == {}
+
+
 # Where things go.
 
 

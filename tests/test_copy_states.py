@@ -98,7 +98,7 @@ def server(tmp_path_factory) -> Iterator[Faulty]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("times", [6, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [6, pytest.param(50, marks=pytest.mark.soak)])
 def test_a_copy_that_is_killed_at_any_moment_is_finished_by_the_next(
     server, tmp_path, times
 ):
@@ -327,7 +327,7 @@ class Copies(RuleBasedStateMachine):
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("examples", "steps"), [(40, 12), pytest.param(100, 20, marks=pytest.mark.slow)]
+    ("examples", "steps"), [(40, 12), pytest.param(100, 20, marks=pytest.mark.soak)]
 )
 def test_whatever_happens_no_file_is_wrong_and_a_clean_run_makes_all_right(
     tmp_path, examples, steps

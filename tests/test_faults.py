@@ -409,7 +409,7 @@ def test_a_copy_goes_where_the_same_host_leads(server, root, tmp_path):
     assert held(tmp_path / "copy") == truth(root, SMALL)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("do", ["status", "reset"])
 def test_an_outage_of_a_minute_is_survived(root, tmp_path, do):
@@ -661,7 +661,7 @@ def sample_server(tmp_path_factory) -> Iterator[Faulty]:
     [
         ("SIGINT", 130),
         ("SIGTERM", 143),
-        pytest.param("SIGHUP", 129, marks=pytest.mark.slow),
+        pytest.param("SIGHUP", 129, marks=pytest.mark.soak),
     ],
 )
 def test_a_command_that_is_told_to_end_cleans_up_and_ends(

@@ -482,7 +482,8 @@ def test_the_command_copies_from_amazon_or_google(
         {"on": VICTIM, "do": "status", "status": 404, "times": None},
         {"on": f"list:{SERIES}/", "do": "status", "status": 403, "times": None},
     )
-    said = "copy Modality=CT --idc-version 2 --tables sample --mirror auto".split()
+    said = ["copy", "Modality=CT", "--idc-version", "2", "--tables", "sample"]
+    said += ["--mirror", "auto"]
     where = ["--to", str(tmp_path / "copy"), "--report", str(tmp_path / "report")]
     main([*said, *where])
     lines = (tmp_path / "report").read_text().splitlines()

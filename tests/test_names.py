@@ -627,7 +627,7 @@ def test_names_do_not_depend_on_how_many_are_made_at_once(several, monkeypatch, 
     assert whole[keys[2][0]] == dict(whole)[keys[2][0]]
     monkeypatch.setattr(naming, "AT_ONCE", 2)
     assert file_names(manifest, kind, mirror) == whole
-    names, listed = Names(), list(list_all(manifest.parts(), mirror))
+    names, listed = Names(), list(list_all(list(manifest.parts()), mirror))
     for one, given_on in zip(listed, follow(listed, names, kind, mirror), strict=True):
         assert given_on == one
         assert all(own.key in names for own in one.instances)
@@ -714,7 +714,7 @@ def test_a_series_goes_on_with_what_has_a_name_and_says_what_has_none(
     (tmp_path / "idc-open-data" / gone).unlink()
     for kind, left in (("SOPInstanceUID", 3), ("slice", 0)):
         names = Names()
-        listed = list_all(own.parts(), mirror)
+        listed = list_all(list(own.parts()), mirror)
         found = list(follow(listed, names, kind, mirror))
         assert [len(one.instances) for one in found] == [3, 1, left]
         assert [len(one.errors) for one in found] == [0, 0, 1]

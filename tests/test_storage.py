@@ -195,7 +195,7 @@ def test_access_is_anonymous_unless_said_otherwise():
         ("sample", {"endpoint_url": "http://127.0.0.1:1"}, "for s3:// and gs://"),
         ("aws", {"storage_options": {"anon": "false"}}, "True or False"),
         ("/no/such/folder", {}, "nor a folder"),
-        ("aws", {"engine": "curl"}, "'obstore' or 'fsspec'"),
+        ("aws", {"engine": "curl"}, "obstore, fsspec, s5cmd"),
         ("sample", {"engine": "obstore"}, "s3:// and gs://"),
     ],
 )

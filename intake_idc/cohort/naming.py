@@ -136,7 +136,7 @@ def file_names(
     from intake_idc.storage import list_all
 
     names = Names()
-    listed = list_all(manifest.parts(), mirror)
+    listed = list_all(list(manifest.parts()), mirror)
     followed = follow(listed, names, kind, mirror, objects=objects)
     for series, one in zip(manifest.uuids, followed, strict=True):
         for error in one.errors:

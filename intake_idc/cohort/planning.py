@@ -16,6 +16,7 @@ from intake_idc.release import Release
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
     import pyarrow as pa
 
@@ -55,10 +56,12 @@ def planned(
     mirror: AnyMirror | None,
     *,
     look: bool = True,
+    ended: Callable[[], str | None] = lambda: None,
 ) -> Plan:
     """List the series of a cohort, and decide what a copy of them would do.
 
-    Without ``look`` the folder is taken for empty.
+    Without ``look`` the folder is taken for empty. ``ended`` says why no more series
+    are listed; see `storage.list_all`.
 
     Raises
     ------
@@ -73,7 +76,7 @@ def planned(
     place = cohort._mirror(mirror)  # noqa: SLF001  (of a verb)
     parts, series = _parts(cohort, layout)
     names = naming.Names()
-    listing = storage.list_all(parts, place)
+    listing = storage.list_all(parts, place, ended)
     listed = naming.follow(
         listing,
         names,
@@ -203,11 +206,11 @@ def _parts(cohort: Base, layout: Layout) -> tuple[list[Part], pa.Table]:
     """Give the series of a cohort, as they are read and as a plan has them."""
     from intake_idc import plan as planning
 
-    template = planning.Template(_template(cohort, layout), cohort.rows.columns)
+    template = planning.Template(_template(cohort, layout), cohort.rows.names)
     told = [
         name
         for name in (*planning.COUNTED_BY, "SeriesInstanceUID")
-        if name in cohort.rows.columns
+        if name in cohort.rows.names
     ]
     columns = list(dict.fromkeys([*template.columns, *told]))
     manifest = cohort._located([*columns, "crdc_series_uuid"])  # noqa: SLF001

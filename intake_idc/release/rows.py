@@ -91,6 +91,11 @@ class Rows(ABC):
         """Names of the columns, and their DuckDB types."""
 
     @property
+    def names(self) -> Collection[str]:
+        """Names of the columns."""
+        return self.columns.keys()
+
+    @property
     @abstractmethod
     def _database(self) -> Database: ...
 
@@ -427,6 +432,11 @@ class FixedRows(Rows):
             f"DESCRIBE {self._sql(None)}", tables=self._registered
         )
         return {row[0]: row[1] for row in described if row[0] != "position"}
+
+    @property
+    def names(self) -> Collection[str]:
+        """Names of the columns, for which no database is needed."""
+        return self.manifest_rows.columns
 
     @property
     def _database(self) -> Database:

@@ -20,7 +20,7 @@ from intake_idc.storage.pool import each
 from intake_idc.storage.threads import Threads, most_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from intake_idc.errors import IDCError
     from intake_idc.manifest import Part
@@ -98,8 +98,21 @@ LISTED_AHEAD = 1024
 """Series that may be listed while one before them is still waited for."""
 
 
-def list_all(parts: Iterable[Part], mirror: Mirror) -> Generator[Listed, None, None]:
+def list_all(
+    parts: Sequence[Part],
+    mirror: Mirror,
+    ended: Callable[[], str | None] = lambda: None,
+) -> Generator[Listed, None, None]:
     """List every part as `instances` does; what fails is told in its place.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+        What is listed.
+    mirror : Mirror
+        Where.
+    ended : callable
+        Asked now and then; what it gives says why parts are listed no more.
 
     Raises
     ------
@@ -107,32 +120,45 @@ def list_all(parts: Iterable[Part], mirror: Mirror) -> Generator[Listed, None, N
         A part has a name that no series or bucket can have.
     """
     ahead = threading.Semaphore(LISTED_AHEAD)
-
-    def numbered() -> Iterator[tuple[int, Part]]:
-        for numbered_part in enumerate(parts):
-            while not ahead.acquire(timeout=0.1):
-                if threads.stopped.is_set():
-                    return
-            yield numbered_part
-
-    def listed(item: tuple[int, Part]) -> tuple[int, Listed]:
-        number, part = item
-        try:
-            found, lacking = list_series(part, mirror)
-        except (StorageError, IntegrityError) as error:
-            return number, Listed((), (error,))
-        return number, Listed(found, tuple(lacking))
-
     threads: Threads[tuple[int, Part], tuple[int, Listed]]
-    threads = Threads(listed, most_threads())
+    threads = Threads(partial(_told, mirror=mirror), most_threads())
     waiting: dict[int, Listed] = {}
     following = 0
-    for number, found in threads.run(numbered()):
+
+    def look() -> None:
+        if ended() is not None:
+            threads.stopped.set()
+
+    for number, found in threads.run(_numbered(parts, ahead, threads.stopped), look):
         waiting[number] = found
         while following in waiting:
             ahead.release()
             yield waiting.pop(following)
             following += 1
+    for number in range(following, len(parts)):
+        url = mirror.series_url(parts[number])
+        unasked = StorageError(f"{url} was not listed: {ended()}", url=url)
+        yield waiting.get(number) or Listed((), (unasked,))
+
+
+def _numbered(
+    parts: Iterable[Part], ahead: threading.Semaphore, stopped: threading.Event
+) -> Iterator[tuple[int, Part]]:
+    """Give parts with their numbers, not too far ahead of those that were taken."""
+    for numbered in enumerate(parts):
+        while not ahead.acquire(timeout=0.1):
+            if stopped.is_set():
+                return
+        yield numbered
+
+
+def _told(item: tuple[int, Part], mirror: Mirror) -> tuple[int, Listed]:
+    number, part = item
+    try:
+        found, lacking = list_series(part, mirror)
+    except (StorageError, IntegrityError) as error:
+        return number, Listed((), (error,))
+    return number, Listed(found, tuple(lacking))
 
 
 def _list(part: Part, mirror: Mirror) -> list[Instance]:

@@ -98,9 +98,11 @@ class Threads(Generic[Item, Result]):
 
         Where the consumer ends early, or is interrupted, the threads are told to stop
         and waited for a short while; so they are where ``stopped`` is set. ``look`` is
-        called now and then meanwhile.
+        called first, and now and then meanwhile.
         """
         self._source = iter(items)
+        if look is not None:
+            look()
         self._grow(self._fewest)
         pace, ended = _Pace(), 0
         looked, until = time.monotonic(), None

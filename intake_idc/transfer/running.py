@@ -6,7 +6,7 @@ import errno
 import threading
 import time
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from intake_idc.errors import IDCError, IntegrityError, TransferError
@@ -60,6 +60,16 @@ class Limits:
     """Set from another thread to give up what is not there."""
     threads: int | None = None
     """Threads at most; None is as many as this process may have."""
+    began: float = field(default_factory=time.monotonic)
+    """When the seconds of ``timeout`` began, on the clock of this process."""
+
+    def why(self) -> str | None:
+        """Say why the copy is to end now; None where it may go on."""
+        if self.cancel is not None and self.cancel.is_set():
+            return CANCELLED
+        if self.timeout is not None and time.monotonic() > self.began + self.timeout:
+            return f"it was not there after {self.timeout:g} seconds"
+        return None
 
 
 def run(
@@ -236,13 +246,11 @@ class _Copy:
 
     def looking(self, limits: Limits) -> Callable[[], None]:
         """Give what looks now and then whether the copy is to end."""
-        until = None if limits.timeout is None else time.monotonic() + limits.timeout
 
         def look() -> None:
-            if limits.cancel is not None and limits.cancel.is_set():
-                self.stop(CANCELLED)
-            elif until is not None and time.monotonic() > until:
-                self.stop(f"it was not there after {limits.timeout:g} seconds")
+            why = limits.why()
+            if why is not None:
+                self.stop(why)
 
         return look
 

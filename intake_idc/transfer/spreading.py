@@ -472,13 +472,10 @@ class _Cluster:
     ) -> None:
         shares = deque(cut(self.plan, self._threads()))
         numbers, looked, threads = 0, time.monotonic(), self._threads()
-        until = None if limits.timeout is None else looked + limits.timeout
         while shares or running:
-            if limits.cancel is not None and limits.cancel.is_set():
-                self._why = CANCELLED
-                return
-            if until is not None and time.monotonic() > until:
-                self._why = f"it was not there after {limits.timeout:g} seconds"
+            why = limits.why()
+            if why is not None:
+                self._why = why
                 return
             if time.monotonic() > looked + WAIT_SECONDS:
                 # A cluster may grow.

@@ -187,20 +187,20 @@ class Copying(Base):
         """
         from intake_idc import storage, transfer
 
+        limits = transfer.Limits(timeout, cancel)
         layout = Layout(dir_template, file_names, longest_path)
         if mapping is not None:
             transfer.check_mapping(Path(mapping))
         place = transfer.target_of(target, target_options, server_side=server_side)
         if engine is not None:
             mirror = storage.resolve_mirror(self._mirror(mirror), engine=engine)
-        plan = planned(self, place, layout, mirror)
+        plan = planned(self, place, layout, mirror, ended=limits.why)
         origin = origin_of(self, layout) if record else None
         earlier = _held(place, origin) if delete_extra else None
         if earlier is not None:
             plan = replace(plan, delete=transfer.obsolete(plan, earlier))
         if dry_run:
             return plan
-        limits = transfer.Limits(timeout, cancel)
         carry_out = transfer.run
         if client is not None:
             carry_out = partial(transfer.spread, client)
