@@ -102,8 +102,10 @@ def rows_html(
         number = isinstance(value, int) and not isinstance(value, bool)
         side = "right" if number else "left"
         text = _cell(value)
-        # An amount and its unit stay together.
-        style = f"text-align:{side}" + ";white-space:nowrap" * (len(text) <= AMOUNT)
+        # An amount and its unit stay together; a long path leaves room for others.
+        short = len(text) <= AMOUNT
+        breaks = "white-space:nowrap" if short else "overflow-wrap:anywhere"
+        style = f"text-align:{side};{breaks}"
         return f"<{tag} style='{style}'>{html.escape(text)}</{tag}>"
 
     caption = f"<caption style='white-space:nowrap'>{html.escape(title)}</caption>"

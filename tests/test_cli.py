@@ -281,7 +281,10 @@ def test_a_lock_is_written_with_its_folders_and_its_mirror(tmp_path):
     assert len(list((tmp_path / "c" / "CT").glob("*.dcm"))) == 3
     other = tmp_path / "other"
     run("restore", str(path), "--to", str(other), "--dir-template", "%collection_id")
-    assert [path.name for path in other.iterdir() if path.is_dir()] == ["sample_ct"]
+    assert {path.name for path in other.iterdir() if path.is_dir()} == {
+        "sample_ct",
+        ".idc",
+    }
 
 
 def test_a_narrowed_lock_is_locked_again(locked, tmp_path):
@@ -351,7 +354,6 @@ def test_a_copy_that_is_not_whole_shows_its_report(tmp_path, capsys):
     [
         ("select", "-o", "s3://bucket/c.s5cmd"),
         ("lock", "-o", "https://host/c.lock.json"),
-        ("copy", "--to", "s3://bucket/c"),
         ("verify", "s3://bucket/c"),
     ],
 )
@@ -924,3 +926,13 @@ def test_an_interrupt_ends_with_130():
     )
     assert done.returncode == 130
     assert "interrupted" in done.stderr
+
+
+def test_a_dry_run_says_which_series_cannot_be_listed(tmp_path):
+    (tmp_path / "empty").mkdir()
+    said = ["copy", *SAMPLE, "Modality=CT", "--mirror", str(tmp_path / "empty")]
+    done = ended(*said, "--to", str(tmp_path / "copy"), "--dry-run")
+    assert done.returncode == 4
+    assert "series not listed  1" in done.stdout
+    assert "1 series cannot be listed" in done.stderr
+    assert not (tmp_path / "copy").exists()

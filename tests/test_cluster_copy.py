@@ -323,6 +323,33 @@ def test_a_copy_that_is_given_up_goes_on_nowhere(
     assert (tree(tmp_path), slow.requests()) == (there, [])
 
 
+def test_a_cluster_that_goes_away_in_the_middle_is_told(slow, tmp_path, monkeypatch):
+    from distributed import Client, LocalCluster
+
+    monkeypatch.setattr(spreading, "THREADS", 1)
+    plan = planned(resolve_mirror("aws", endpoint_url=slow.endpoint), tmp_path)
+    slow.script()
+    one = {"threads_per_worker": 1, "processes": False, "dashboard_address": ":0"}
+    with LocalCluster(1, **one) as local:
+        client = Client(local)
+
+        def close():
+            while len(slow.requests()) < 10:
+                time.sleep(0.05)
+            client.close()
+
+        closing = threading.Thread(target=close)
+        closing.start()
+        try:
+            with pytest.raises(TransferError, match="cluster") as caught:
+                transfer.spread(client, plan)
+        finally:
+            closing.join()
+    report = caught.value.report
+    assert report.counts["failed"] == len(plan) == len(report.reasons)
+    assert not list((tmp_path / ".idc").glob("*.part"))
+
+
 def test_a_worker_that_does_not_see_the_word_writes_nothing(tmp_path):
     target = transfer.target_of(tmp_path / "elsewhere")
     plan = plan_of([[7]])

@@ -298,7 +298,6 @@ def test_a_broken_archive_is_an_error_of_reading(tmp_path, data):
 @pytest.mark.parametrize("place", ["s3://bucket/x", "memory://x"])
 def test_a_url_is_no_place_to_write_to(place):
     for act in (
-        lambda: SAMPLE.all().materialize(place),
         lambda: SAMPLE.all().to_manifest(f"{place}.s5cmd"),
         lambda: SAMPLE.all().to_catalog(f"{place}.yml"),
         lambda: SAMPLE.all().to_table(f"{place}.csv"),

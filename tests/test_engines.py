@@ -387,6 +387,25 @@ def test_s5cmd_is_told_of_one_key_after_the_other(tmp_path, s5cmd, monkeypatch):
     assert sorted(tree(tmp_path / "copy").values()) == digests_of(CT)
 
 
+def test_s5cmd_is_told_no_command_by_the_name_of_a_folder(tmp_path, s5cmd, monkeypatch):
+    log = tmp_path / "log"
+    instead(
+        tmp_path / "bin",
+        monkeypatch,
+        f'#!/bin/sh\ntee -a {log} | exec {executable("s5cmd")} "$@"\n',
+    )
+    # A machine on which files are not reached by those that a process holds.
+    held, isdir = "/proc/", os.path.isdir
+    monkeypatch.setattr(
+        os.path, "isdir", lambda path: not str(path).startswith(held) and isdir(path)
+    )
+    target = tmp_path / "copy\nrm 's3:"
+    report = CT.materialize(target, mirror=s5cmd)
+    assert report.retries == {0: 1, 1: 1, 2: 1}
+    assert sorted(tree(target).values()) == digests_of(CT)
+    assert not log.exists()
+
+
 SAYS = """#!/usr/bin/env python3
 import json, sys
 for line in sys.stdin:

@@ -12,7 +12,7 @@ import pytest
 from dask.base import tokenize
 from servers import HOST, NginxS3, Server, _nginx_user, executable, require
 
-from intake_idc import open_idc, open_manifest, transfer
+from intake_idc import open_idc, open_manifest
 from intake_idc.errors import (
     IntegrityError,
     MissingError,

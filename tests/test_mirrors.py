@@ -11,6 +11,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import copied
 import pytest
 from servers import Faulty
 from test_copy import digests_of, tree
@@ -18,6 +19,7 @@ from test_copy import digests_of, tree
 from intake_idc import open_idc, open_lock, resolve_mirror, sample_path, transfer
 from intake_idc.cli import main
 from intake_idc.errors import (
+    AccessDenied,
     MirrorError,
     ObjectChanged,
     ObjectNotFound,
@@ -345,6 +347,38 @@ def test_an_outage_of_both_is_waited_for(tmp_path, servers, both):
     report = CT.materialize(tmp_path, mirror=patient)
     assert report.counts["fetched"] == 3
     assert sorted(tree(tmp_path).values()) == digests_of(CT)
+
+
+def test_an_outage_of_both_fails_no_object_however_many_wait(tmp_path):
+    # Long enough for each mirror to be given up, by more requests than that takes.
+    series = [
+        copied.put_series(tmp_path / "root", number, [10] * 16) for number in (1, 2)
+    ]
+    cohort = copied.cohort(tmp_path / "root", *series)
+    options = {"retry_timeout": 30}
+    with Faulty(tmp_path / "root") as one, Faulty(tmp_path / "root") as other:
+        mirror = [
+            place("aws", one.endpoint, **options),
+            place("gcs", other.endpoint, **options),
+        ]
+        plan = cohort.plan(
+            tmp_path / "copy", mirror=mirror, dir_template="%crdc_series_uuid"
+        )
+        for server in (one, other):
+            server.script({"on": "*", "do": "status", "status": 503, "seconds": 1.5})
+        report = transfer.run(plan)
+    assert report.counts["fetched"] == 32
+    assert copied.held(tmp_path / "copy") == copied.truth(tmp_path / "root", *series)
+
+
+def test_an_object_is_unknown_only_where_every_mirror_says_so(servers, both):
+    one, other = servers
+    store = open_store(both, BUCKET)
+    one.script({"on": "list:nobody/", "do": "status", "status": 404, "times": None})
+    assert store.list("nobody/") == []
+    other.script({"on": "list:nobody/", "do": "status", "status": 403, "times": None})
+    with pytest.raises(AccessDenied, match="aws: no object at"):
+        store.list("nobody/")
 
 
 def test_what_none_serves_has_failed_with_what_each_says(tmp_path, servers, both):

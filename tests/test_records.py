@@ -328,6 +328,7 @@ def test_other_files_beside_records_are_left_alone(tmp_path, name):
         ("folder", "a/./b"),
         ("folder", "a\\b"),
         ("folder", "C:/a"),
+        ("folder", ".idc"),
         ("file", "../x.dcm"),
         ("file", ".."),
         ("file", "a\\b"),
@@ -351,6 +352,16 @@ def test_a_record_that_names_a_path_outside_is_refused(tmp_path, column, value):
     for asks in (transfer.verify, transfer.repair):
         with pytest.raises(IntegrityError, match="is no record of a copy"):
             asks(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+def test_a_pipe_in_place_of_a_record_is_not_waited_for(tmp_path):
+    CT.materialize(tmp_path)
+    path = tmp_path / ".idc" / files_of(tmp_path)[0]
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(IntegrityError, match="no plain file"):
+        transfer.verify(tmp_path)
 
 
 def test_a_record_of_a_newer_version_says_so(tmp_path, monkeypatch):
@@ -457,6 +468,27 @@ def test_nothing_goes_that_is_not_as_a_copy_left_it_and_ours(
     assert path.exists()
 
 
+@pytest.mark.parametrize("outer", [True, False])
+@pytest.mark.parametrize("first", [True, False])
+def test_nothing_goes_that_a_copy_to_a_folder_around_or_inside_holds(
+    tmp_path, outer, first
+):
+    template = "%crdc_series_uuid"
+    ours, theirs = (tmp_path / "in", tmp_path) if outer else (tmp_path, tmp_path / "in")
+
+    def put(cohort, target, **options):
+        folders = f"in/{template}" if target == tmp_path else template
+        return cohort.materialize(target, dir_template=folders, **options)
+
+    if first:
+        put(SAMPLE, theirs)
+    put(CT, ours)
+    if not first:
+        put(SAMPLE, theirs)
+    assert put(OLD_CT, ours, delete_extra=True).deleted == ()
+    assert SAMPLE.verify(tmp_path / "in", dir_template=template, quick=True).ok
+
+
 def test_what_was_there_before_a_copy_stays(tmp_path):
     plan = CT.plan(tmp_path)
     for path, step in zip(plan.paths, plan.steps, strict=True):
@@ -475,6 +507,10 @@ def test_nothing_goes_where_the_copy_is_not_whole(tmp_path):
             tmp_path / "copy", delete_extra=True, mirror=tmp_path / "empty"
         )
     assert len(objects_in(tmp_path / "copy")) == 3
+    plan = OLD_CT.materialize(
+        tmp_path / "copy", delete_extra=True, dry_run=True, mirror=tmp_path / "empty"
+    )
+    assert plan.delete == ()
 
 
 def test_a_list_in_a_file_is_one_thing_whatever_it_holds(tmp_path):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,15 +14,22 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from servers import Faulty
 
 import intake_idc
 from intake_idc import dicom, open_idc, resolve_mirror, sample_path, transfer
 from intake_idc.cli import command
-from intake_idc.errors import IDCError, MissingError, RequestError, TransferError
+from intake_idc.errors import (
+    IDCError,
+    IntegrityError,
+    MissingError,
+    RequestError,
+    TransferError,
+)
 from intake_idc.manifest import Part
 from intake_idc.plan import make
 from intake_idc.storage import Instance, Listed, Mirror
-from intake_idc.transfer import Level, verify_plan
+from intake_idc.transfer import Level, Origin, read_records, records, verify_plan
 
 SAMPLE = open_idc(2, tables="sample").all()
 CT = SAMPLE.search(Modality="CT")
@@ -222,14 +230,28 @@ def test_the_record_of_another_release_is_not_this_one(tmp_path):
     assert len(found.missing) == 1
 
 
+def test_quick_holds_bytes_also_where_the_index_has_no_count(tmp_path):
+    OLD_CT.materialize(tmp_path, record=False)
+    assert OLD_CT.verify(tmp_path, quick=True).counts["unverifiable"] == 2
+    path = OLD_CT.verify(tmp_path).unverifiable[0]
+    path.rename(tmp_path / "one")
+    found = OLD_CT.verify(tmp_path, quick=True)
+    assert (found.ok, found.counts["missing"]) == (False, 1)
+    for name in (path.name, "a.dcm"):
+        path.with_name(name).write_bytes((tmp_path / "one").read_bytes())
+    found = OLD_CT.verify(tmp_path, quick=True)
+    assert (found.ok, found.counts["differ"]) == (False, 1)
+
+
 def test_a_mirror_that_is_gone_is_not_needed_by_the_record(tmp_path):
     shutil.copytree(BUCKET, tmp_path / "bucket")
     SAMPLE.materialize(tmp_path / "copy", mirror=tmp_path / "bucket", checksum="md5")
     shutil.rmtree(tmp_path / "bucket")
     assert transfer.verify(tmp_path / "copy", checksum=True).counts["match"] == 9
     transfer.verify(tmp_path / "copy").match[0].unlink()
+    gone = Mirror("gone", str(tmp_path / "bucket"))
     with pytest.raises(TransferError, match="1 of 9"):
-        transfer.repair(tmp_path / "copy")
+        transfer.repair(tmp_path / "copy", mirror=gone)
     report = transfer.repair(tmp_path / "copy", mirror="sample")
     assert report.counts["fetched"] == 1
 
@@ -311,6 +333,19 @@ def test_swapped_files_of_one_size_are_told_by_their_headers(tmp_path):
     assert "SeriesInstanceUID" in str(SAMPLE.verify(tmp_path))
     one.write_bytes(b"<html>".ljust(len(data)))
     assert "no DICOM file" in str(SAMPLE.verify(tmp_path))
+
+
+@pytest.mark.parametrize("file_names", ["uuid", "slice"])
+def test_files_that_changed_their_names_are_read(tmp_path, file_names):
+    """Also those of one size that were put within one tick of the clock of files."""
+    SAMPLE.materialize(tmp_path, file_names=file_names, checksum="crc32c")
+    paths = transfer.verify(tmp_path).match
+    assert len({path.stat().st_mtime_ns for path in paths}) == len(paths)
+    one, two = [path for path in paths if path.stat().st_size == 531926][:2]
+    one.rename(tmp_path / "one")
+    two.rename(one)
+    (tmp_path / "one").rename(two)
+    assert transfer.verify(tmp_path).counts["differ"] == 2
 
 
 def test_swapped_instances_are_told_where_their_names_are_known(tmp_path):
@@ -446,7 +481,8 @@ def test_s3_states_the_md5_as_the_tag(s3_nginx, tmp_path):
     for asks in (there.verify, transfer.verify):
         seen = asks(tmp_path, checksum=True)
         assert below(tmp_path, seen.differ) == below(tmp_path, found.match[:1])
-    assert transfer.repair(tmp_path, checksum=True).counts["replaced"] == 1
+    repaired = transfer.repair(tmp_path, checksum=True, mirror=there.mirror)
+    assert repaired.counts["replaced"] == 1
 
 
 # What is mended.
@@ -492,6 +528,129 @@ def test_copies_from_two_places_are_repaired_from_one_that_is_named(tmp_path):
     with pytest.raises(RequestError, match="name the mirror"):
         transfer.repair(tmp_path / "copy")
     assert transfer.repair(tmp_path / "copy", mirror="sample").counts["kept"] == 7
+
+
+def plant(target: Path, *, runs=None, series=None, rows=None, **columns) -> None:
+    """Put a record into a folder that says something else than its own."""
+    found = read_records(target)
+    told = found.series
+    for name, value in (series or {}).items():
+        at = told.column_names.index(name)
+        told = told.set_column(at, name, pa.array([value] * told.num_rows))
+    own = dict(zip(found.objects.column_names, found.objects.columns, strict=True))
+    for name, value in columns.items():
+        own[name] = pa.array([value] * len(found), own[name].type)
+    own_runs = [replace(run, **(runs or {})) for run in found.runs]
+    own = {name: column[:rows] for name, column in own.items()}
+    planted = records._packed(told, own)
+    place = transfer.LocalPlace(target)
+    records._write(place, records._new_name(1), own_runs, planted, len(own["name"]))
+
+
+@pytest.fixture(scope="module")
+def somebody():
+    with Faulty(BUCKET.parent) as server:
+        yield server
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"mirror": "{url}?x="},
+        {"mirror": "aws", "endpoint_url": "{url}"},
+        {"mirror": "gcs", "endpoint_url": "{url}", "engine": "fsspec"},
+        {
+            "mirror": [
+                {"mirror": "sample"},
+                {"mirror": "s3://x", "endpoint_url": "{url}"},
+            ]
+        },
+        {"mirror": "file://{folder}"},
+        {"mirror": "{folder}"},
+        {"mirror": "s3://somebodys"},
+        {"mirror": "aws", "bucket": "somebodys"},
+    ],
+)
+def test_nobody_is_asked_whom_only_a_record_names(tmp_path, somebody, said):
+    somebody.script()
+    target = tmp_path / "copy"
+    CT.materialize(target)
+    lost = transfer.verify(target).match[0]
+    text = json.dumps(said).replace("{url}", somebody.endpoint)
+    mirror = json.loads(text.replace("{folder}", str(tmp_path)))
+    bucket = mirror.pop("bucket", None)
+    newer = {"mirror": mirror, "time": 1 << 62, "id": "newer"}
+    plant(target, runs=newer, series={"aws_bucket": bucket} if bucket else None)
+    lost.unlink()
+    assert transfer.verify(target, checksum=True).missing == (lost,)
+    with pytest.raises(RequestError, match="name the mirror"):
+        transfer.repair(target)
+    assert somebody.requests() == []
+    assert not lost.exists()
+    if not bucket:
+        assert transfer.repair(target, mirror="sample").counts["fetched"] == 1
+
+
+def test_a_run_that_put_nothing_names_no_mirror(tmp_path):
+    CT.materialize(tmp_path)
+    newer = {"mirror": {"mirror": "s3://somebodys"}, "time": 1 << 62, "id": "newer"}
+    plant(tmp_path, runs=newer, rows=0)
+    transfer.verify(tmp_path).match[0].unlink()
+    assert transfer.repair(tmp_path).counts["fetched"] == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"series": {"crdc_series_uuid": "../outside"}},
+        {"series": {"aws_bucket": "../outside"}},
+        {"series": {"folder": ".IDC"}},
+        {"file": "README.md"},
+        {"size": -1},
+        {"size": 1 << 62},
+        {"runs": {"mirror": ["aws"]}},
+        {"runs": {"mirror": {"mirror": 5}}},
+        {"runs": {"mirror": {"mirror": ["aws"]}}},
+        {"runs": {"time": "now"}},
+        {"runs": {"id": []}},
+        {"runs": {"origin": Origin(lineage=[])}},
+    ],
+)
+def test_a_record_is_refused_that_no_copy_has_written(tmp_path, wrong):
+    CT.materialize(tmp_path)
+    plant(tmp_path, **wrong)
+    for asks in (transfer.verify, transfer.repair):
+        with pytest.raises(IntegrityError, match="is no record of a copy"):
+            asks(tmp_path)
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("merged", [100_000, 0])
+def test_a_tag_of_one_mirror_says_nothing_at_another(tmp_path, monkeypatch, merged):
+    monkeypatch.setattr(records, "MERGED_ROWS", merged)
+    with Faulty(BUCKET.parent) as one, Faulty(BUCKET.parent, tags="md5") as two:
+        first, second = (
+            resolve_mirror("s3://bucket", endpoint_url=server.endpoint)
+            for server in (one, two)
+        )
+        CT.materialize(tmp_path, mirror=first)
+        assert CT.materialize(tmp_path, mirror=second).counts["kept"] == 3
+        found = transfer.verify(tmp_path, checksum=True)
+        assert found.counts["match"] == 3
+        found.match[0].unlink()
+        again = transfer.repair(tmp_path, mirror=second)
+        assert again.counts["fetched"] == 1
+
+
+def test_the_users_environment_may_name_the_mirror_of_a_record(tmp_path, monkeypatch):
+    shutil.copytree(BUCKET, tmp_path / "bucket")
+    CT.materialize(tmp_path / "copy", mirror=tmp_path / "bucket")
+    transfer.verify(tmp_path / "copy").match[0].unlink()
+    with pytest.raises(RequestError, match="name the mirror"):
+        transfer.repair(tmp_path / "copy")
+    monkeypatch.setenv("INTAKE_IDC_MIRROR", str(tmp_path / "bucket"))
+    assert transfer.repair(tmp_path / "copy").counts["fetched"] == 1
 
 
 # What it looks like.

@@ -20,7 +20,12 @@ from intake_idc.cli.options import (
     template_option,
     with_objects,
 )
-from intake_idc.errors import IntegrityError, RequestError, TransferError
+from intake_idc.errors import (
+    IntegrityError,
+    RequestError,
+    StorageError,
+    TransferError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,13 +150,18 @@ def copy(
     no_notice: bool,
     **named: Any,
 ) -> None:
-    """Copy a cohort to a folder; what is there already is not fetched again."""
+    """Copy a cohort to a folder; what is there already is not fetched again.
+
+    FILTERS name the cohort, each COLUMN=VALUE; the first may be a manifest, a body of
+    the IDC API or a lock.
+    """
     found = placed(cohort(**named), mirror, endpoint_url, engine)
     found = with_objects(found, objects)
     for name, path in (("report", report), ("mapping", mapping)):
-        if path is not None and (dry_run or not path.parent.is_dir()):
-            msg = f"--{name} {path}: its folder must be there, and a dry run has none"
+        if path is not None and dry_run:
+            msg = f"--{name} {path}: a dry run has none; leave out one of the two"
             raise RequestError(msg)
+        _check_folder(name, path, target)
     if dry_run:
         plan = found.materialize(
             target,
@@ -164,6 +174,9 @@ def copy(
         )
         click.echo(str(plan))
         plan.check()
+        if "unlisted" in plan.counts:
+            msg = f"{plan.counts['unlisted']:,} series cannot be listed; see above"
+            raise StorageError(msg)
         return
     line = _line() if (sys.stderr.isatty() if progress is None else progress) else None
     try:
@@ -272,9 +285,12 @@ def _by_record(named: dict[str, Any], layout: dict[str, Any]) -> bool:
     return True
 
 
-def _check_report(report: Path | None) -> None:
-    if report is not None and not report.parent.is_dir():
-        msg = f"--report {report}: its folder must be there"
+def _check_folder(name: str, path: Path | None, target: Path | str = "") -> None:
+    """Refuse a file in a folder that is not there; the target is made, where it is."""
+    if path is None or path.parent.is_dir():
+        return
+    if path.parent.absolute() != Path(target).absolute():
+        msg = f"--{name} {path}: its folder must be there"
         raise RequestError(msg)
 
 
@@ -296,10 +312,11 @@ def verify(
 ) -> None:
     """Compare a folder with what its copies wrote down, or with a cohort.
 
-    The folder DIR comes last, after the filters. Without filters the record in DIR says
-    what is to be there; with them, the mirror's listing and the index.
+    The folder DIR comes last, after the FILTERS, each COLUMN=VALUE. Without any the
+    record in DIR says what is to be there; with them, the mirror's listing and the
+    index.
     """
-    _check_report(report)
+    _check_folder("report", report)
     looking: Options = {"quick": quick, "checksum": checksum, "subset": subset}
     layout: Options = {"dir_template": dir_template, "file_names": file_names}
     place: Options = {"mirror": mirror, "endpoint_url": endpoint_url, "engine": engine}
@@ -338,9 +355,9 @@ def repair(
 ) -> None:
     """Fetch again what verify, with the same options, finds missing or different.
 
-    The folder DIR comes last. Nothing else in it is touched.
+    The folder DIR comes last, after the FILTERS. Nothing else in it is touched.
     """
-    _check_report(report)
+    _check_folder("report", report)
     looking: Options = {"quick": quick, "checksum": checksum, "subset": subset}
     layout: Options = {"dir_template": dir_template, "file_names": file_names}
     place: Options = {"mirror": mirror, "endpoint_url": endpoint_url, "engine": engine}

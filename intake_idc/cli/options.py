@@ -149,7 +149,7 @@ def cohort_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return add(
         function,
         [
-            click.argument("filters", nargs=-1, metavar="FILTERS..."),
+            click.argument("filters", nargs=-1, metavar="[FILTERS]..."),
             tables_option,
             release_option,
             click.option(

@@ -130,17 +130,19 @@ def counted(
 
     parts, series = _parts(cohort, layout)
     root = verified_path(target)
-    exact = [
-        part.only is None
+    slack = [
+        part.size_tolerance
+        if part.only is None
         and part.size is not None
-        and not (part.size_tolerance or part.first_instance)
+        and not part.first_instance
         and part.last_instance is None
+        else None
         for part in parts
     ]
     place = cohort._mirror(mirror)  # noqa: SLF001
     records = transfer.read_records(root)
     newest = None if records is None else records.newest()
-    return transfer.verify_series(root, series, exact, place, newest)
+    return transfer.verify_series(root, series, slack, place, newest)
 
 
 def verified_path(target: str | os.PathLike[str]) -> Path:

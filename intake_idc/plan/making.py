@@ -75,14 +75,18 @@ def make(
     folders = series.column("folder").to_pylist()
     sizes = series.column("size").to_pylist()
     root = str(target)
+    returning = _returning(folders)
     seen: dict[str, Mapping[str, int] | PlanError] = {}
+    folder_before = None
+    here: Mapping[str, int] | PlanError = {}
     for number, (folder, found) in enumerate(zip(folders, listed, strict=True)):
         for error in found.errors:
             rows.unlisted(number, 0 if found.instances else sizes[number] or 0, error)
-        if folder not in seen:
-            # Series lie in folders of their own, or all in one.
-            seen = {folder: _present(present, folder)}
-        here = seen[folder]
+        if folder != folder_before:
+            here = seen[folder] if folder in seen else _present(present, folder)
+            if folder in returning:
+                seen[folder] = here
+            folder_before = folder
         files = [_file(instance, names) for instance in found.instances]
         problem = None
         if files:
@@ -103,6 +107,21 @@ def make(
                     action = _KEEP if holder == own else _REPLACE
             rows.add(number, action, instance, file, reason)
     return replace(rows.plan(target, series, mirror), rate=rate)
+
+
+def _returning(folders: Iterable[str]) -> set[str]:
+    """Give the folders that come again behind another: what is there is kept of them.
+
+    Most series lie in folders of their own, and what is there may be much.
+    """
+    found: set[str] = set()
+    came: set[str] = set()
+    before = None
+    for folder in folders:
+        if folder != before:
+            (found if folder in came else came).add(folder)
+            before = folder
+    return found
 
 
 def _present(

@@ -6,13 +6,13 @@ become Python objects only where somebody looks at them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, overload
 
 from intake_idc import display
-from intake_idc.arrow import numpy_of, one
+from intake_idc.arrow import integers, numpy_of, one
 from intake_idc.errors import PlanError
 from intake_idc.manifest import Part
 from intake_idc.storage import Instance
@@ -40,6 +40,8 @@ COUNTED_BY = ("collection_id", "Modality", "license_short_name")
 """Columns that a plan counts by when it is printed, where it holds them."""
 SHOWN = 8
 """Rows of each table that are printed."""
+AT_ONCE = 4096
+"""Rows that are plain values at once."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,9 @@ class Steps(Sequence[Step]):
     def __getitem__(self, index: int | slice) -> Step | list[Step]:
         """Give one step, or a list of some."""
         found = range(len(self))[index]
-        if isinstance(found, range):
-            return [self._plan.step(row) for row in found]
-        return self._plan.step(found)
+        if not isinstance(found, range):
+            return self._plan.step(found)
+        return list(map(self._plan.step_of, self._plan.rows_of(found)))
 
     def __iter__(self) -> Iterator[Step]:
         return map(self._plan.step_of, self._plan.rows())
@@ -197,23 +199,24 @@ class Plan:
         moved : bool
             Only those that are fetched or replaced.
         """
-        import pyarrow as pa
-
-        end = len(self) if stop is None else stop
-        names = "action", "series", "name", "file", "size", "etag", "md5"
-        for first in range(start, end, 4096):
-            many = min(4096, end - first)
-            part = self.objects.slice(first, many).select(names)
-            numbers = range(first, first + many)
+        wanted = range(start, len(self) if stop is None else stop)
+        for first in range(0, len(wanted), AT_ONCE):
+            some: Sequence[int] = wanted[first : first + AT_ONCE]
             if moved:
-                actions = numpy_of(one(part.column("action")))
-                wanted = (actions == MOVED[0]) | (actions == MOVED[1])
-                places = wanted.nonzero()[0]
-                numbers = [first + place for place in places.tolist()]  # type: ignore[assignment]
-                if not numbers:
-                    continue
-                if len(numbers) < many:
-                    part = part.take(pa.array(places))
+                those = self.moved[some[0] : some[-1] + 1].nonzero()[0]
+                if len(those) < len(some):
+                    some = (those + some[0]).tolist()
+            yield from self.rows_of(some)
+
+    def rows_of(self, numbers: Sequence[int]) -> Iterator[Row]:
+        """Give some rows as plain values, in the order of their numbers here."""
+        names = "action", "series", "name", "file", "size", "etag", "md5"
+        for start in range(0, len(numbers), AT_ONCE):
+            some = numbers[start : start + AT_ONCE]
+            first, many = min(some), max(some) + 1 - min(some)
+            part = self.objects.slice(first, many).select(names)
+            if not (isinstance(some, range) and some.step == 1):
+                part = part.take(integers([number - first for number in some]))
             action, series, name, file, *rest = (
                 part.column(column).to_pylist() for column in names
             )
@@ -221,7 +224,7 @@ class Plan:
                 given or (stem and f"{stem}{SUFFIX}")
                 for given, stem in zip(file, name, strict=True)
             ]
-            columns = numbers, action, series, name, own, *rest
+            columns = some, action, series, name, own, *rest
             yield from map(Row._make, zip(*columns, strict=True))
 
     def step(self, row: int) -> Step:
@@ -345,18 +348,14 @@ class Plan:
         PlanError
             It is such; ``details["problems"]`` has path, action and reason of each.
         """
-        bad = [
-            self.step(row)
-            for row in sorted(self.reasons)
-            if ACTIONS[self._action(row)] in ("collide", "refuse")
-        ]
-        if bad:
-            problems = tuple((step.path, step.action, step.reason) for step in bad)
-            more = f" (and {len(bad) - 1:,} more)" if len(bad) > 1 else ""
-            raise PlanError(f"{bad[0].reason}{more}", problems=problems)
-
-    def _action(self, row: int) -> int:
-        return int(self.objects.column("action")[row].as_py())
+        problems = tuple(
+            (step.path, step.action, step.reason)
+            for step in map(self.step_of, self.rows_of(sorted(self.reasons)))
+            if step.action in ("collide", "refuse")
+        )
+        if problems:
+            more = f" (and {len(problems) - 1:,} more)" if len(problems) > 1 else ""
+            raise PlanError(f"{problems[0][2]}{more}", problems=problems)
 
     def _items(self) -> list[tuple[str, object]]:
         items: list[tuple[str, object]] = [
@@ -396,20 +395,44 @@ class Plan:
                 rows.append([f"and {len(found) - SHOWN:,} more", None, "", ""])
             yield column, [column, "objects", "size", "to fetch"], rows
 
+    def _problems(self) -> tuple[list[Step], str]:
+        """Give the first of what has a reason, and how many more there are."""
+        rows = sorted(self.reasons)[:SHOWN]
+        return list(map(self.step_of, self.rows_of(rows))), _more(self.reasons)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} {many:,}" for name, many in self.counts.items())
+        return f"<Plan of a copy to {self.target}: {counts}>"
+
     def __str__(self) -> str:
         lines = [display.pairs(f"Copy to {self.target}", self._items())]
-        some = [self.step(row) for row in sorted(self.reasons)[:SHOWN]]
+        some, more = self._problems()
         lines += [f"  {step.action}: {step.path}: {step.reason}" for step in some]
+        lines += [f"  {more}"] if more else []
         lines += [f"  delete: {path}" for path in self.delete[:SHOWN]]
+        lines += [f"  {_more(self.delete)}"] if _more(self.delete) else []
         tables = [display.rows(header, rows) for _, header, rows in self._tables()]
         return "\n\n".join(["\n".join(lines), *tables])
 
     def _repr_html_(self) -> str:
-        title = f"Copy to {self.target}"
-        return display.pairs_html(title, self._items()) + "".join(
+        text = display.pairs_html(f"Copy to {self.target}", self._items())
+        some, more = self._problems()
+        if some:
+            rows = [(step.action, step.path, step.reason) for step in some]
+            header = ["action", "path", "reason"]
+            text += display.rows_html("Not copied", header, rows, more)
+        if self.delete:
+            paths = [(path,) for path in self.delete[:SHOWN]]
+            text += display.rows_html("Deleted", ["path"], paths, _more(self.delete))
+        return text + "".join(
             display.rows_html(name, header, rows)
             for name, header, rows in self._tables()
         )
+
+
+def _more(found: Sized) -> str:
+    more = len(found) - SHOWN
+    return f"and {more:,} more" if more > 0 else ""
 
 
 def _size(size: int) -> str:

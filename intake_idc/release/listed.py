@@ -18,6 +18,7 @@ from intake_idc.arrow import (
     numpy_of,
     one,
     pack_uuids,
+    packed,
     unpack_uuids,
     uuid_halves,
 )
@@ -149,7 +150,11 @@ class ListedRows(FixedRows):
         names = [name for name in MANIFEST_COLUMNS if name in self.release.columns]
         # Put in order here: a sort of DuckDB's takes 10 MB for a few rows.
         found = self._database.arrow(self._join(names), (), self._named)
-        return found.take(numbers(numpy_of(one(found["position"])).argsort()))
+        places = numpy_of(one(found["position"]))
+        if (places[1:] > places[:-1]).all():
+            # To take rows costs 30 ms of imports.
+            return found
+        return found.take(numbers(places.argsort()))
 
     @functools.cached_property
     def _numbers(self) -> pa.Array | None:
@@ -386,7 +391,7 @@ def row_numbers(release: Release, uuids: pa.Array) -> Any:
         asked = pa.table(
             {
                 "position": integers(new),
-                "name": unpack_uuids(uuids.take(integers(new))),
+                "name": unpack_uuids(packed([names[i] for i in new])),
             }
         )
         held = db.rows(

@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from intake_idc.errors import IDCError, IntegrityError, ObjectNotFound, StorageError
 from intake_idc.storage.engine import CHUNK, Answer, same_version
-from intake_idc.storage.retrying import Patience, Retrying, is_transient
+from intake_idc.storage.retrying import (
+    Patience,
+    Retrying,
+    is_given_up,
+    is_transient,
+)
 from intake_idc.storage.store import Store, open_single
 
 if TYPE_CHECKING:
@@ -115,20 +120,28 @@ class Choice:
                 self._rests[number] = self._clock() + REST_SECONDS
 
     def _joined(self, failures: dict[int, IDCError]) -> IDCError:
-        """Give one error for all: that which another try may change, else the first."""
+        """Give one error for all: that which another try may change, else the first.
+
+        That there is no such object it is only where every mirror says so.
+        """
         errors = [failures[number] for number in sorted(failures)]
         open_ends = [
             error
             for error in errors
-            if isinstance(error, StorageError) and is_transient(error)
+            if isinstance(error, StorageError)
+            and (is_transient(error) or is_given_up(error))
         ]
-        main = (open_ends or errors)[0]
+        others = [error for error in errors if not isinstance(error, ObjectNotFound)]
+        main = (open_ends or others or errors)[0]
         said = [
             f"{self.mirrors[number].name}: {failures[number]}"
             for number in sorted(failures)
             if failures[number] is not main
         ]
-        joined = type(main)("; ".join([str(main), *said]), **main.details)
+        # One that was given up sooner than a single one is waited for like that.
+        again = {"transient": True} if open_ends else {}
+        details = {**main.details, **again}
+        joined = type(main)("; ".join([str(main), *said]), **details)
         joined.__cause__ = main
         return joined
 

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from intake_idc.errors import StorageError, WrongSize
+from intake_idc.errors import MirrorError, MissingError, StorageError, WrongSize
 from intake_idc.storage.engine import (
     CA_VARIABLES,
     CHUNK,
@@ -316,7 +316,30 @@ def filesystem(mirror: Mirror) -> AbstractFileSystem:
             **options.pop("client_kwargs", {}),
         }
         options = {"client_kwargs": client, "skip_instance_cache": True, **options}
+    _check_known(mirror)
     return fsspec.filesystem(mirror.scheme, **options)
+
+
+def _check_known(mirror: Mirror) -> None:
+    """Refuse what fsspec has no file system for.
+
+    Raises
+    ------
+    MirrorError
+        It knows no such scheme.
+    MissingError
+        The package is not installed that has it.
+    """
+    from fsspec.registry import get_filesystem_class
+
+    try:
+        get_filesystem_class(mirror.scheme)
+    except ValueError as error:
+        msg = f"fsspec knows no {mirror.scheme}://; got {mirror.root!r}"
+        raise MirrorError(msg, mirror=mirror.root) from error
+    except ImportError as error:
+        msg = f"{mirror.root} cannot be reached: {error}"
+        raise MissingError(msg, mirror=mirror.root) from error
 
 
 def _gcs() -> Callable[..., AbstractFileSystem]:

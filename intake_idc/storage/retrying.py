@@ -37,6 +37,7 @@ __all__ = [
     "Retrying",
     "abandon",
     "give_up_with",
+    "is_given_up",
     "is_transient",
     "seconds_of",
     "tally",
@@ -374,6 +375,11 @@ class Retrying:
 def is_transient(error: StorageError) -> bool:
     """Whether another try may change it."""
     return not isinstance(error, _FINAL) and bool(error.details.get("transient", True))
+
+
+def is_given_up(error: StorageError) -> bool:
+    """Whether it was not even sent, for the store is given up."""
+    return error.details.get("attempts") == 0
 
 
 def seconds_of(text: str) -> float:

@@ -92,7 +92,7 @@ class Threads(Generic[Item, Result]):
         """Set when what has not begun shall not begin, and what runs shall end."""
 
     def run(
-        self, items: Iterable[Item], look: Callable[[], object] | None = None
+        self, items: Iterable[Item], look: Callable[[], object] = lambda: None
     ) -> Generator[Result, None, None]:
         """Give the results as they come, each item asked for when a thread is free.
 
@@ -101,8 +101,7 @@ class Threads(Generic[Item, Result]):
         called first, and now and then meanwhile.
         """
         self._source = iter(items)
-        if look is not None:
-            look()
+        look()
         self._grow(self._fewest)
         pace, ended = _Pace(), 0
         looked, until = time.monotonic(), None
@@ -117,7 +116,7 @@ class Threads(Generic[Item, Result]):
                     kind, value = self._events.get(timeout=LOOK_SECONDS)
                 except queue.Empty:
                     kind, value = "nothing", None
-                if look is not None and time.monotonic() - looked >= LOOK_SECONDS:
+                if time.monotonic() - looked >= LOOK_SECONDS:
                     looked = time.monotonic()
                     look()
                 if kind == "end":

@@ -115,6 +115,7 @@ class _Row(NamedTuple):
     mtime: int
     hash: str | None
     told: str | None
+    own: str | None
 
 
 class _File(NamedTuple):
@@ -284,7 +285,7 @@ class Check:
         records = self.truth.records
         if records is None or not len(records) or not count:
             nothing = pa.nulls(count, pa.string())
-            columns = [numbers(np.zeros(count, np.int64)), nothing, nothing]
+            columns = [numbers(np.zeros(count, np.int64)), nothing, nothing, nothing]
         else:
             keys = path_keys(self._folders, self.plan.objects)
             order = np.argsort(records.keys)
@@ -299,8 +300,10 @@ class Check:
                 numbers(mtime),
                 one(records.objects.column("hash")).take(taken),
                 one(records.objects.column("etag")).take(taken),
+                records.tags_of(self.plan.mirror).take(taken),
             ]
-        for name, column in zip(("mtime", "hash", "told"), columns, strict=True):
+        told = "mtime", "hash", "told", "own"
+        for name, column in zip(told, columns, strict=True):
             table = table.append_column(name, column)
         return table
 
@@ -387,7 +390,7 @@ class Check:
             return error
 
     def _known(self, row: _Row) -> Known:
-        etag = row.etag if row.etag is not None else row.told
+        etag = row.etag if row.etag is not None else row.own
         tagged = self.plan.mirror.scheme in ("s3", "gs")
         return Known(
             row.size,

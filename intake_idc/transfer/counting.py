@@ -49,7 +49,7 @@ class _Counted(NamedTuple):
 def verify_series(
     target: Path,
     series: pa.Table,
-    exact: Sequence[bool],
+    slack: Sequence[int | None],
     mirror: Mirror,
     records: Records | None = None,
 ) -> Verification:
@@ -61,8 +61,8 @@ def verify_series(
         The folder.
     series : pyarrow.Table
         As a plan has it.
-    exact : sequence of bool
-        Of which series the bytes are known to the byte.
+    slack : sequence of int or None
+        By how many bytes the size of each series may be off; None is by any number.
     mirror : Mirror
         Where the objects would come from.
     records : Records, optional
@@ -70,13 +70,13 @@ def verify_series(
     """
     counts = series.column("instanceCount").to_pylist()
     sizes = [
-        size if own else None
-        for size, own in zip(series.column("size").to_pylist(), exact, strict=True)
+        None if off is None else size
+        for size, off in zip(series.column("size").to_pylist(), slack, strict=True)
     ]
     by_folder: dict[str, list[int]] = {}
     for number, folder in enumerate(series.column("folder").to_pylist()):
         by_folder.setdefault(folder, []).append(number)
-    told = _told(series, counts, sizes, records)
+    told = _told(series, counts, sizes, slack, records)
     whole = {
         number
         for numbers_ in by_folder.values()
@@ -91,7 +91,7 @@ def verify_series(
     for folder, own in by_folder.items():
         if own[0] in whole:
             continue
-        said = (_sum([told_of[n] for n in own]) for told_of in (counts, sizes))
+        said = (_sum([told_of[n] for n in own]) for told_of in (counts, sizes, slack))
         counted += _folder(check, folder, own[0], *said)
     objects = _with_counted(first.objects, counted)
     start = len(first)
@@ -107,10 +107,16 @@ def _sum(values: Sequence[int | None]) -> int | None:
     return sum(known) if len(known) == len(values) else None
 
 
+def _near(there: int, size: int | None, off: int | None) -> bool:
+    """Whether bytes are as many as the index says, as far as it says it."""
+    return size is None or abs(there - size) <= (off or 0)
+
+
 def _told(
     series: pa.Table,
     counts: Sequence[int | None],
     sizes: Sequence[int | None],
+    slack: Sequence[int | None],
     records: Records | None,
 ) -> dict[int, list[int]]:
     """Give the rows of the record of each series that it holds whole."""
@@ -131,8 +137,8 @@ def _told(
     )
     for number, key in enumerate(names):
         here = rows.get(key, [])
-        size, count = sizes[number], counts[number]
-        if len(here) == count and size in (None, int(size_of[here].sum())):
+        there = int(size_of[here].sum())
+        if len(here) == counts[number] and _near(there, sizes[number], slack[number]):
             found[number] = here
     return found
 
@@ -159,7 +165,12 @@ def _known_objects(
 
 
 def _folder(
-    check: Check, folder: str, series: int, count: int | None, size: int | None
+    check: Check,
+    folder: str,
+    series: int,
+    count: int | None,
+    size: int | None,
+    off: int | None,
 ) -> Iterator[_Counted]:
     """Give the files of a folder of series of which no object is known."""
     here = check.scan(folder)
@@ -168,14 +179,17 @@ def _folder(
     there = sum(file.size for file in mine.values())
     said = "?" if size is None else size
     reason = f"its folder has {len(mine)} objects of {there} bytes; the index says "
-    verdict = MATCH
-    if count is None:
+    verdict, near = MATCH, _near(there, size, off)
+    if count is None and near:
         verdict, reason = UNVERIFIABLE, "the index does not say how many there are"
-    elif len(mine) == count and size in (None, there):
+    elif count == len(mine) and near:
         reason = ""
     else:
-        verdict, reason = UNVERIFIABLE, f"{reason}{count} of {said}"
-        lacks = MISSING if len(mine) < count else DIFFER
+        reason = f"{reason}{'?' if count is None else count} of {said}"
+        verdict, fewer = UNVERIFIABLE, there < (size or 0)
+        if count is not None:
+            fewer = len(mine) < count
+        lacks = MISSING if fewer else DIFFER
         yield _Counted(series, "", (size or there) - there, lacks, reason)
     for name, file in sorted(mine.items()):
         yield _Counted(series, name, file.size, verdict, reason)

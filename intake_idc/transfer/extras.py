@@ -12,20 +12,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from intake_idc.plan import ACTIONS
 from intake_idc.plan.names import same
-from intake_idc.transfer.places import LocalPlace
+from intake_idc.transfer.places import FOLDER_OF_RECORDS, LocalPlace
 from intake_idc.transfer.recalling import read_records
 from intake_idc.transfer.recorded import DELETED
 from intake_idc.transfer.records import forget
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from intake_idc.plan import Plan
     from intake_idc.transfer.recorded import Origin, Records, Run
 
 __all__ = ["obsolete", "remove_obsolete"]
 
+_UNLISTED = ACTIONS.index("unlisted")
 _BY_FOLDER = {os.open, os.unlink, os.rmdir, os.stat} <= os.supports_dir_fd
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 
@@ -36,8 +38,11 @@ def obsolete(plan: Plan, origin: Origin) -> tuple[str, ...]:
     A path is one of them where
 
     1. a record of this lineage holds it, and this plan does not;
-    2. no record of another lineage holds it, and none of a run that is at work;
+    2. no record of another lineage holds it, and none of a run that is at work, nor
+       does one of a folder above the target, or of one in it, as its own;
     3. the file has the size and the time of change that the run gave it.
+
+    There are none while a series cannot be listed: what it holds is not known.
 
     Parameters
     ----------
@@ -51,18 +56,24 @@ def obsolete(plan: Plan, origin: Origin) -> tuple[str, ...]:
     IntegrityError
         A record is damaged.
     """
+    return tuple(_obsolete(plan, origin))
+
+
+def _obsolete(plan: Plan, origin: Origin) -> dict[str, tuple[int, int]]:
+    """Give what `obsolete` does, each with its size and time of change."""
     target = Path(plan.target)
     records = read_records(target) if origin.lineage else None
-    if records is None:
-        return ()
+    if records is None or (plan.column("action") == _UNLISTED).any():
+        return {}
     kept = {same(plan.path(row)) for row in plan.rows()}
     kept |= set(_held_by_others(records, origin))
     found = {
-        path
+        path: (size, mtime)
         for path, size, mtime in _put(records, origin)
         if same(path) not in kept and _is_as_put(target, path, size, mtime)
     }
-    return tuple(sorted(found))
+    elsewhere = _held_elsewhere(target, found) if found else set()
+    return {path: found[path] for path in sorted(found) if same(path) not in elsewhere}
 
 
 def _holds(run: Run, origin: Origin) -> bool:
@@ -76,6 +87,28 @@ def _held_by_others(records: Records, origin: Origin) -> Iterator[str]:
     for path, run, state in zip(records.paths(), runs, status, strict=True):
         if others[run] and state != DELETED:
             yield same(path)
+
+
+def _held_elsewhere(target: Path, paths: Iterable[str]) -> set[str]:
+    """Give which paths the records of other folders hold, above the target or in it."""
+    inner = {folder for path in paths for folder in _folders_to(path)}
+    target = target.resolve()
+    held = set()
+    for other in (*target.parents, *(target / folder for folder in inner)):
+        # A folder above may be closed to this user; no copy of theirs is in it then.
+        there = os.path.isdir(other / FOLDER_OF_RECORDS)  # noqa: PTH112
+        records = read_records(other) if there else None
+        for path in records.newest().paths() if records is not None else ():
+            whole = other / path
+            if whole.is_relative_to(target):
+                held.add(same(whole.relative_to(target).as_posix()))
+    return held
+
+
+def _folders_to(path: str) -> Iterator[str]:
+    """Give the folders that lead to a path, without the first."""
+    while path := path.rpartition("/")[0]:
+        yield path
 
 
 def _put(records: Records, origin: Origin) -> Iterator[tuple[str, int, int]]:
@@ -121,12 +154,8 @@ def remove_obsolete(plan: Plan, origin: Origin) -> tuple[Path, ...]:
         What was removed.
     """
     target = Path(plan.target)
-    paths = obsolete(plan, origin)
-    records = read_records(target) if paths else None
-    if records is None:
-        return ()
-    known = {path: (size, mtime) for path, size, mtime in _put(records, origin)}
-    gone = [path for path in paths if _remove(target, path, *known[path])]
+    found = _obsolete(plan, origin).items()
+    gone = [path for path, as_put in found if _remove(target, path, *as_put)]
     if gone:
         forget(LocalPlace(target), gone, origin)
     return tuple(target / path for path in gone)

@@ -133,7 +133,7 @@ class Fetcher:
 
     def _once(self, row: Row, mirror: Mirror) -> Done:
         part, hasher = self.part(row), self.hasher(row)
-        written = 0
+        written = told = 0
         try:
             for data in self._pieces(row, mirror):
                 self.check_stopped()
@@ -144,11 +144,12 @@ class Fetcher:
                 if hasher is not None:
                     hasher.update(data)
                 self.progress.add(len(data))
+                told = written
             self.check_size(row, mirror, written)
             self._hold(row, mirror)
             return self.commit(row, part, hasher)
         except BaseException:
-            self.progress.add(-min(written, row.size))
+            self.progress.add(-told)
             raise
         finally:
             self.close(part)

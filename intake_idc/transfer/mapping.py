@@ -46,7 +46,7 @@ def check_mapping(path: Path) -> None:
     Raises
     ------
     RequestError
-        Its suffix says of no kind, or its folder is not there.
+        Its suffix says of no kind.
     """
     if path.suffix.lower() not in SUFFIXES:
         kinds = ", ".join(SUFFIXES)
@@ -58,9 +58,9 @@ def write_mapping(report: Report, path: Path) -> None:
     """Write one row for every object that is there.
 
     ``path`` is below the target, with ``/`` between the parts. ``SOPInstanceUID`` is
-    read from the file, and empty where it is no readable DICOM. ``hash`` is what was
-    computed while the object was copied, as ``md5:<hex>``; else the MD5 that the
-    release states; else empty.
+    read from the file, and empty where it is no readable DICOM, or where the target is
+    a store: nothing is read from that. ``hash`` is what was computed while the object
+    was copied, as ``md5:<hex>``; else the MD5 that the release states; else empty.
 
     Raises
     ------

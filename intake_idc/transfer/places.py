@@ -35,6 +35,7 @@ OTHERS_SECONDS = 86_400.0
 _BY_FOLDER = {os.open, os.mkdir, os.rename, os.unlink} <= os.supports_dir_fd
 _DIRECTORY = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 _READ = 1 << 20
+_SECOND = 1_000_000_000
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
@@ -158,7 +159,7 @@ class Part:
         os.stat_result
             The state of the file.
         """
-        found = os.fstat(self.fd)
+        found = _told_apart(self.fd)
         self._close()
         folder = self._folder
         if folder.fd is not None:
@@ -220,6 +221,30 @@ class Part:
 
 
 _one_at_a_time = threading.Lock()
+_latest = [0]
+"""Newest time of change of the files that this process has put, in nanoseconds."""
+
+
+def _told_apart(fd: int) -> os.stat_result:
+    """Give the state of a file, with a time of change that no other one has.
+
+    A clock of files ticks every few milliseconds, in which many may be put. By their
+    times two of one size are told apart that change their names later.
+    """
+    found = os.fstat(fd)
+    with _one_at_a_time:
+        behind = _latest[0] - found.st_mtime_ns
+        # Of a clock that was put back the new time is taken.
+        if not 0 <= behind < _SECOND:
+            _latest[0] = found.st_mtime_ns
+            return found
+        _latest[0] += 1
+        now = _latest[0]
+    if os.utime in os.supports_fd:
+        # Where it may not be set, it is as it was.
+        with suppress(OSError):
+            os.utime(fd, ns=(found.st_atime_ns, now))
+    return os.fstat(fd)
 
 
 class LocalPlace:

@@ -57,5 +57,6 @@ def _read() -> dict[str, list[list[float]]]:
     with suppress(OSError, ValueError, TypeError, AttributeError, RequestError):
         path = cache.find(FILE)
         found = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
-        return {str(k): [[float(a), float(b)] for a, b in v] for k, v in found.items()}
+        told = {str(k): [(float(a), float(b)) for a, b in v] for k, v in found.items()}
+        return {k: [[a, b] for a, b in v if a > 0 and b > 0] for k, v in told.items()}
     return {}

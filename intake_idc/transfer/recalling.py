@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 import time
 from array import array
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from intake_idc.arrow import numbers, numpy_of, one
 from intake_idc.errors import IntegrityError, RequestError
 from intake_idc.files import is_left
+from intake_idc.plan.names import same
+from intake_idc.plan.value import SUFFIX
+from intake_idc.storage.listing import PLAIN_NAME
 from intake_idc.transfer.places import FOLDER_OF_RECORDS
 from intake_idc.transfer.recorded import (
     DELETED,
@@ -45,6 +49,18 @@ DAY_SECONDS = 86_400.0
 TRIES = 20
 """How often a folder is listed again in which others merge."""
 
+_KINDS = {
+    "id": str,
+    "time": int,
+    "machine": str,
+    "pid": int,
+    "package": str,
+    "mirror": dict,
+    "ended": bool,
+}
+"""Kinds of what a record says of a run, as JSON has them."""
+LARGEST = 5 << 40
+"""Bytes that an object may have: S3 takes no larger ones, and Google neither."""
 _ELSEWHERE = re.compile(r"[\\:\x00]")
 _NAME = re.compile(r"[0-9a-f]{16}(\.idc-[0-9a-f]+-\d+-[0-9a-f]+-[0-9a-f]+)\.arrow")
 
@@ -122,8 +138,9 @@ def opened(target: Path, name: str) -> Iterator[tuple[Head, Any]]:
     import pyarrow as pa
 
     path = target / FOLDER_OF_RECORDS / name
-    if path.is_symlink():
-        msg = f"{path} is a link; a record is a file"
+    if not stat.S_ISREG(path.lstat().st_mode):
+        # A pipe would be waited for.
+        msg = f"{path} is a link, or no plain file; a record is a file"
         raise IntegrityError(msg, path=str(path))
     try:
         with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
@@ -134,7 +151,7 @@ def opened(target: Path, name: str) -> Iterator[tuple[Head, Any]]:
             yield Head(runs, int(told["rows"]), lives), reader
     except (FileNotFoundError, RequestError):
         raise
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
         msg = f"{path} is no record of a copy: {error}; move it away"
         raise IntegrityError(msg, path=str(path)) from error
 
@@ -157,7 +174,7 @@ def _told(own: pa.Schema, path: Path) -> dict[str, Any]:
     RequestError
         A newer version wrote it.
     """
-    found: dict[str, Any] = json.loads((own.metadata or {}).get(KEY, b"{}"))
+    found: dict[str, Any] = dict(json.loads((own.metadata or {}).get(KEY, b"{}")))
     if found.get("record", FORMAT) != FORMAT:
         msg = (
             f"{path} is a record of format {found['record']}; this version reads "
@@ -175,7 +192,29 @@ def _check_columns(own: pa.Schema) -> None:
 
 def _run(told: Mapping[str, Any], *, lives: bool) -> Run:
     values = {**told, "origin": Origin(**told["origin"]), "lives": lives}
-    return Run(**{**values, "mirrors": tuple(told["mirrors"])})
+    run = Run(**{**values, "mirrors": tuple(told["mirrors"])})
+    own, of = vars(run), vars(run.origin)
+    right = all(isinstance(own[name], kind) for name, kind in _KINDS.items())
+    right = right and isinstance(of["idc_version"], int | None)
+    texts = [*(value for name, value in of.items() if name != "idc_version")]
+    if not right or not all(isinstance(text, str) for text in (*texts, *run.mirrors)):
+        msg = "what it says of a run is not of the kinds that a record has"
+        raise ValueError(msg)
+    if run.mirror and not _is_mirror(run.mirror):
+        msg = f"it names the mirror {run.mirror!r}"
+        raise ValueError(msg)
+    return run
+
+
+def _is_mirror(told: object) -> bool:
+    """Whether something has the form of what `mirror_of` takes."""
+    if not isinstance(told, dict):
+        return False
+    place = told.get("mirror")
+    if isinstance(place, list):
+        return bool(place) and all(map(_is_mirror, place))
+    others = (told.get(name, "") for name in ("endpoint_url", "engine"))
+    return bool(place) and all(isinstance(text, str) for text in (place, *others))
 
 
 def _has_ended(path: Path, runs: Sequence[Mapping[str, Any]]) -> bool:
@@ -209,7 +248,7 @@ def _unpacked(target: Path, runs: tuple[Run, ...], table: pa.Table) -> Records:
 
 
 def _check_inside(records: Records) -> None:
-    """Refuse paths that lead out of the folder: a record may be anybody's."""
+    """Refuse what leads out of the folder or the mirror: a record may be anybody's."""
     import pyarrow.compute as pc
 
     runs, series = records.column("run"), records.column("series")
@@ -217,18 +256,44 @@ def _check_inside(records: Records) -> None:
     if wrong.any() or records.objects.column("series").null_count:
         msg = "a row is of no run or series"
         raise ValueError(msg)
+    _check_objects(records)
     bad = {"", ".", ".."}
     for folder in records.folders:
         parts = folder.split("/") if folder else ()
-        if any(part in bad or _ELSEWHERE.search(part) for part in parts):
+        inside = not any(part in bad or _ELSEWHERE.search(part) for part in parts)
+        if not inside or (parts and same(parts[0]) == FOLDER_OF_RECORDS):
             msg = f"it names the folder {folder!r}"
             raise ValueError(msg)
-    for name in ("name", "file"):
-        column = records.objects.column(name)
+    names, files = (one(records.objects.column(name)) for name in ("name", "file"))
+    for name, column in (("name", names), ("file", files)):
         found = pc.match_substring_regex(column, r"[/\\:\x00]|^\.{1,2}$")
         if pc.any(found).as_py():
             msg = f"it holds a {name} that leads elsewhere"
             raise ValueError(msg)
+    other = pc.and_(pc.invert(pc.ends_with(files, SUFFIX)), pc.not_equal(files, ""))
+    if pc.any(other).as_py():
+        msg = f"it holds a file that is no {SUFFIX}, and so no object"
+        raise ValueError(msg)
+
+
+def _check_objects(records: Records) -> None:
+    """Refuse names that lead out of a bucket, and sizes that no object has."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    sizes = records.column("size")
+    if (sizes < 0).any() or (sizes > LARGEST).any():
+        msg = f"it holds a size that no object has: {sizes.min()}, or {sizes.max()}"
+        raise ValueError(msg)
+    # A series that could not be listed may have had any name; nothing is asked of it.
+    names, series = one(records.objects.column("name")), records.column("series")
+    listed = np.unique(series[numpy_of(one(pc.binary_length(names))) > 0])
+    for column in ("crdc_series_uuid", "aws_bucket"):
+        told = records.series.column(column).take(numbers(listed))
+        for text in told.unique().to_pylist():
+            if not PLAIN_NAME.fullmatch(text or ""):
+                msg = f"it names the {column} {text!r}"
+                raise ValueError(msg)
 
 
 # Together.
@@ -283,12 +348,22 @@ def _as_left(records: Records) -> Records:
     last = np.append(keys[1:] != keys[:-1], True)
     rows = np.sort(order[newest & (named[order] | last)])
     taken = records.take(rows)
-    # Its hash and tag are those of the run that put it there.
+    # Its hash and tag are those of the run that put it there; but a tag says nothing
+    # at another mirror than its own, which is that of the run.
     put = mtime[rows]
-    source = numbers(np.where(put >= 0, put, rows))
+    rows_put = np.where(put >= 0, put, rows)
+    source = numbers(rows_put)
+    places: list[Mapping[str, Any]] = []
+    for own in records.runs:
+        if own.mirror not in places:
+            places.append(own.mirror)
+    of_run = np.array([places.index(own.mirror) for own in records.runs])
+    alike = of_run[run[rows_put]] == of_run[run[rows]]
+    tagged = numbers(np.where(alike, rows_put, rows))
     for name in ("mtime_ns", "hash", "etag", "mirror"):
         at = taken.objects.column_names.index(name)
-        column = records.objects.column(name).take(source)
+        column = records.objects.column(name)
+        column = column.take(tagged if name == "etag" else source)
         taken = replace(taken, objects=taken.objects.set_column(at, name, column))
     md5 = records.objects.column("md5").take(source)
     at = taken.objects.column_names.index("md5")

@@ -236,6 +236,19 @@ class Records:
             own = file or f"{name}{SUFFIX}"
             yield f"{folder}/{own}" if folder else own
 
+    def tags_of(self, mirror: Mirror) -> pa.Array:
+        """Give the entity tag of each row where it is of a mirror, else null.
+
+        It says something there, and nowhere else; that of a file of another folder
+        says nothing of bytes.
+        """
+        import numpy as np
+
+        own = without_options(mirror.to_arguments())
+        alike = [run.mirror == own and mirror.scheme != "file" for run in self.runs]
+        here = np.array(alike, bool)[self.column("run")]
+        return one(self.objects.column("etag")).take(some(np.arange(len(self)), here))
+
     def holders(self) -> dict[str, str]:
         """Give which object lies at each path, where a run has seen to it."""
         failed = STATUSES.index("failed")

@@ -325,7 +325,12 @@ def _merge_alike(place: LocalPlace, old: str, new: str) -> None:
         told = [*map(mirrors.index, before.mirrors), -1]
         places = np.array(told, np.int8)
         batches = (
-            _newer(first.get_batch(number), second.get_batch(number), places)
+            _newer(
+                first.get_batch(number),
+                second.get_batch(number),
+                places,
+                same_mirror=before.mirror == now.mirror,
+            )
             for number in range(second.num_record_batches)
         )
         run = replace(now, mirrors=mirrors, ended=True)
@@ -334,7 +339,11 @@ def _merge_alike(place: LocalPlace, old: str, new: str) -> None:
 
 
 def _newer(
-    before: pa.RecordBatch, now: pa.RecordBatch, mirrors: np.ndarray[Any, Any]
+    before: pa.RecordBatch,
+    now: pa.RecordBatch,
+    mirrors: np.ndarray[Any, Any],
+    *,
+    same_mirror: bool,
 ) -> pa.RecordBatch:
     """Give what is newer of the same objects; ``mirrors`` numbers those of before."""
     import numpy as np
@@ -350,7 +359,10 @@ def _newer(
     columns = {}
     for name, column in zip(now.schema.names, now.columns, strict=True):
         old = _small(mirror) if name == "mirror" else before.column(name)
-        if name in ("mtime_ns", "hash", "etag", "mirror"):
+        if name == "etag" and not same_mirror:
+            # It says nothing at another mirror.
+            columns[name] = column
+        elif name in ("mtime_ns", "hash", "etag", "mirror"):
             columns[name] = pa.concat_arrays([column, old]).take(rows)
         elif name == "md5":
             columns[name] = pc.coalesce(column, old)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from intake_idc.errors import RequestError
+from intake_idc.formats.places import BUCKETS
 from intake_idc.plan import ACTIONS
+from intake_idc.storage import resolve_mirror
 from intake_idc.transfer.checking import Level, Truth
-from intake_idc.transfer.recalling import read_records
 from intake_idc.transfer.recorded import mirror_of
 from intake_idc.transfer.records import Origin
 from intake_idc.transfer.running import Limits, run
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from fsspec.callbacks import Callback
 
     from intake_idc.plan import Plan
-    from intake_idc.storage import AnyMirror
+    from intake_idc.storage import AnyMirror, Mirror
+    from intake_idc.transfer.recorded import Records
     from intake_idc.transfer.report import Report
     from intake_idc.transfer.verification import Verification
 
@@ -29,6 +31,8 @@ __all__ = ["repair", "repair_plan"]
 
 _KEEP, _FETCH, _REPLACE = (ACTIONS.index(a) for a in ("keep", "fetch", "replace"))
 _UNLISTED = ACTIONS.index("unlisted")
+_KNOWN = ("auto", "sample")
+"""Mirrors that a record may name by itself."""
 
 
 def repair_plan(found: Verification) -> Plan:
@@ -73,7 +77,8 @@ def repair(
     quick, checksum, subset
         What is looked at; see `intake_idc.verify`.
     mirror : str, path, Mirror or list of them, optional
-        Where from; by default the mirror of the newest copy, without its options.
+        Where from; by default the mirror of the newest copy, without its options,
+        where that is IDC's own, or the one that the environment names.
     callback : fsspec.callbacks.Callback, optional
         Told of the bytes that are fetched.
     timeout : float, optional
@@ -91,16 +96,15 @@ def repair(
     TransferError
         Something is not there; ``report`` says what, and why.
     RequestError
-        Copies from several mirrors lie in the folder, and none is named.
+        Copies from several mirrors lie in the folder, or from one that only the
+        record names, and none is given.
     """
-    from intake_idc.storage import resolve_mirror
-
     level = Level.of(quick=quick, checksum=checksum, subset=subset)
     root = Path(os.path.abspath(target))  # noqa: PTH100  (a link stays one)
-    if mirror is None:
-        _check_one_mirror(root)
     place = None if mirror is None else resolve_mirror(mirror)
     records, plan = plan_of_records(root, place)
+    if place is None:
+        _check_mirror(records)
     found = verify_plan(plan, level, Truth(records))
     return run(
         repair_plan(found),
@@ -112,11 +116,16 @@ def repair(
     )
 
 
-def _check_one_mirror(root: Path) -> None:
-    records = read_records(root)
-    if records is None:
-        return
-    newest = set(records.newest().column("run").tolist())
+def _check_mirror(records: Records) -> None:
+    """Refuse to ask whom only the record names, and it may be anybody's.
+
+    Raises
+    ------
+    RequestError
+        The copies came from several mirrors; or from one that is neither IDC's nor
+        what the user's environment names, or from a bucket that is not IDC's.
+    """
+    newest = set(records.column("run").tolist())
     used = [run for number, run in enumerate(records.runs) if number in newest]
     places = [mirror_of(run.mirror) for run in used if run.mirror]
     # AWS and Google hold the same objects.
@@ -124,7 +133,26 @@ def _check_one_mirror(root: Path) -> None:
     named = {"aws" if own.name in public else own.root for own in places}
     if len(named) > 1:
         msg = (
-            f"the copies in {root} came from {' and '.join(sorted(named))}; name the "
-            "mirror that holds them all"
+            f"the copies in {records.target} came from "
+            f"{' and '.join(sorted(named))}; name the mirror that holds them all"
         )
         raise RequestError(msg, mirrors=sorted(named))
+    # With the endpoints that the user's environment names, and without.
+    told = [resolve_mirror(), *map(resolve_mirror, _KNOWN)]
+    told += [resolve_mirror(name, environment=False) for name in _KNOWN]
+    known = {_place(own) for each in told for own in each.every}
+    buckets = set(records.series.column("aws_bucket").to_pylist()) - {None, ""}
+    for own in (each for place in places for each in place.every):
+        foreign = "" if _place(own) in known else own.endpoint_url or own.root
+        if not foreign and "{" in own.root:
+            foreign = min(buckets - BUCKETS, default="")
+        if foreign:
+            msg = (
+                f"the record in {records.target} names {foreign!r} to fetch from, and "
+                "may be anybody's; name the mirror if it is yours"
+            )
+            raise RequestError(msg, mirrors=[foreign])
+
+
+def _place(mirror: Mirror) -> tuple[str, str | None]:
+    return mirror.root, mirror.endpoint_url

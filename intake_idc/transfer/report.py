@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
+from itertools import islice
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Literal, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 from intake_idc import display
 from intake_idc.arrow import integers, texts
@@ -20,13 +22,23 @@ if TYPE_CHECKING:
 
     from intake_idc.plan import Plan, Row
 
-__all__ = ["STATUSES", "Outcome", "Outcomes", "Report", "Status"]
+__all__ = [
+    "STATUSES",
+    "Hashes",
+    "Outcome",
+    "Outcomes",
+    "Report",
+    "Status",
+    "Times",
+]
 
 Status = Literal["fetched", "replaced", "kept", "failed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 """Statuses by their number in `Report.statuses`."""
 SHOWN = 10
 """Failures that are printed."""
+AT_ONCE = 16_384
+"""Rows that are Python's own values at once."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,65 @@ class Outcome:
         return f"{self.url}: {self.reason}"
 
 
+class Times(Mapping[int, int]):
+    """A time in nanoseconds for each row of a plan that has one: 8 bytes a row."""
+
+    def __init__(self, rows: int) -> None:
+        self._values = array("q", bytes(8 * rows))
+
+    def __getitem__(self, row: int) -> int:
+        """Give the time of a row."""
+        if not 0 <= row < len(self._values) or not self._values[row]:
+            raise KeyError(row)
+        return self._values[row]
+
+    def __setitem__(self, row: int, value: int) -> None:
+        """Set it; 0 is none."""
+        self._values[row] = value
+
+    def __iter__(self) -> Iterator[int]:
+        return (row for row, value in enumerate(self._values) if value)
+
+    def __len__(self) -> int:
+        return len(self._values) - self._values.count(0)
+
+
+class Hashes(Mapping[int, str]):
+    """A hash, as ``md5:<hex>``, for each row of a plan that has one: 16 bytes a row."""
+
+    def __init__(self, rows: int) -> None:
+        self._kinds = bytearray(rows)
+        self._names = [""]
+        self._digests = [bytearray()]
+
+    def __getitem__(self, row: int) -> str:
+        """Give the hash of a row."""
+        kind = self._kinds[row] if 0 <= row < len(self._kinds) else 0
+        if not kind:
+            raise KeyError(row)
+        held = self._digests[kind]
+        width = len(held) // len(self._kinds)
+        digest = held[row * width : (row + 1) * width].hex()
+        return f"{self._names[kind]}:{digest}"
+
+    def __setitem__(self, row: int, value: str) -> None:
+        """Set it."""
+        name, _, told = value.partition(":")
+        digest = bytes.fromhex(told)
+        width = len(digest)
+        if name not in self._names:
+            self._names.append(name)
+            self._digests.append(bytearray(len(self._kinds) * width))
+        kind = self._kinds[row] = self._names.index(name)
+        self._digests[kind][row * width : (row + 1) * width] = digest
+
+    def __iter__(self) -> Iterator[int]:
+        return (row for row, kind in enumerate(self._kinds) if kind)
+
+    def __len__(self) -> int:
+        return len(self._kinds) - self._kinds.count(0)
+
+
 class Outcomes(Sequence[Outcome]):
     """The outcomes of a report, made as they are looked at."""
 
@@ -76,9 +147,10 @@ class Outcomes(Sequence[Outcome]):
     def __getitem__(self, index: int | slice) -> Outcome | list[Outcome]:
         """Give one outcome, or a list of some."""
         found = range(len(self))[index]
-        if isinstance(found, range):
-            return [self[row] for row in found]
-        return self._report.outcome(next(self._report.plan.rows(found, found + 1)))
+        if not isinstance(found, range):
+            found = range(found, found + 1)
+            return self._report.outcome(next(self._report.plan.rows_of(found)))
+        return list(map(self._report.outcome, self._report.plan.rows_of(found)))
 
     def __iter__(self) -> Iterator[Outcome]:
         return map(self._report.outcome, self._report.plan.rows())
@@ -154,7 +226,12 @@ class Report:
     @property
     def failures(self) -> list[Outcome]:
         """Objects that are not there."""
-        return [self.outcomes[row] for row in sorted(self.reasons)]
+        return self.first_failures(len(self.reasons))
+
+    def first_failures(self, count: int) -> list[Outcome]:
+        """Give the first of the objects that are not there, some at most."""
+        rows = sorted(self.reasons)[:count]
+        return list(map(self.outcome, self.plan.rows_of(rows)))
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -195,26 +272,19 @@ class Report:
             part.open("x", encoding="utf-8") as file,
         ):
             for outcome in self.outcomes:
-                row = {**asdict(outcome), "path": str(outcome.path)}
+                row = {**vars(outcome), "path": str(outcome.path)}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def to_table(self) -> pa.Table:
         """Give one row for each planned object, with the columns of `Outcome`."""
         import pyarrow as pa
 
-        names = [each.name for each in fields(Outcome)]
-        rows = [
-            (str(value) if isinstance(value, Path) else value for value in astuple(own))
-            for own in self.outcomes
-        ]
-        columns = zip(*rows, strict=True) if rows else ([] for _ in names)
-        number = ("size", "retries")
-        return pa.table(
-            {
-                name: integers(list(column)) if name in number else texts(list(column))
-                for name, column in zip(names, columns, strict=True)
-            }
-        )
+        outcomes = iter(self.outcomes)
+        # One with no row says what columns there are.
+        tables = [_table_of([])]
+        while some := list(islice(outcomes, AT_ONCE)):
+            tables.append(_table_of(some))
+        return pa.concat_tables(tables)
 
     def _items(self) -> list[tuple[str, object]]:
         items: list[tuple[str, object]] = [
@@ -240,9 +310,14 @@ class Report:
             *([("notice", PurePath(self.notice).name)] if self.notice else []),
         ]
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} {many:,}" for name, many in self.counts.items())
+        return f"<Report of a copy to {self.target}: {counts}>"
+
     def __str__(self) -> str:
         lines = [display.pairs(f"Copied to {self.target}", self._items())]
-        lines += [f"  failed: {outcome.why}" for outcome in self.failures[:SHOWN]]
+        failures = self.first_failures(SHOWN)
+        lines += [f"  failed: {outcome.why}" for outcome in failures]
         more = len(self.reasons) - SHOWN
         return "\n".join([*lines, *([f"  and {more:,} more"] if more > 0 else [])])
 
@@ -250,7 +325,20 @@ class Report:
         text = display.pairs_html(f"Copied to {self.target}", self._items())
         if not self.reasons:
             return text
-        rows = [(outcome.url, outcome.reason) for outcome in self.failures[:SHOWN]]
+        failures = self.first_failures(SHOWN)
+        rows = [(outcome.url, outcome.reason) for outcome in failures]
         more = len(self.reasons) - len(rows)
         remark = f"and {more:,} more" if more else ""
         return text + display.rows_html("Failed", ["url", "reason"], rows, remark)
+
+
+def _table_of(outcomes: Sequence[Outcome]) -> pa.Table:
+    import pyarrow as pa
+
+    def column(name: str) -> Any:
+        values = [getattr(outcome, name) for outcome in outcomes]
+        if name in ("size", "retries"):
+            return integers(values)
+        return texts(list(map(str, values)) if name == "path" else values)
+
+    return pa.table({own.name: column(own.name) for own in fields(Outcome)})

@@ -25,7 +25,7 @@ from intake_idc.transfer.large import Range
 from intake_idc.transfer.places import FOLDER_OF_RECORDS, LocalPlace
 from intake_idc.transfer.records import Journal
 from intake_idc.transfer.remote import RemotePlace, target_of
-from intake_idc.transfer.report import Report
+from intake_idc.transfer.report import Hashes, Report, Times
 from intake_idc.transfer.sources import Sources, most_threads_of
 from intake_idc.transfer.space import check_space
 
@@ -167,7 +167,7 @@ def failed(report: Report, exit_code: int) -> TransferError:
     """Give what is raised of a report in which something is not there."""
     msg = (
         f"{len(report.reasons):,} of {len(report.plan):,} objects are not in "
-        f"{report.target}; the first: {report.failures[0].why}"
+        f"{report.target}; the first: {report.first_failures(1)[0].why}"
     )
     return TransferError(msg, report=report, exit_code=exit_code)
 
@@ -202,9 +202,9 @@ class _Copy:
         self._statuses = bytearray([NOBODY, KEPT][kind] for kind in kept.tolist())
         self._served = bytearray([NOBODY]) * len(plan)
         self._reasons: dict[int, str] = {}
-        self._hashes: dict[int, str] = {}
+        self._hashes = Hashes(len(plan))
         self._retries: dict[int, int] = {}
-        self._mtimes: dict[int, int] = {}
+        self._mtimes = Times(len(plan))
 
     # What is to be done.
 

@@ -120,14 +120,19 @@ class S5cmd:
         plan = self._fetcher.plan
         root = self._mirror.bucket_root(plan.bucket(row.series)).partition("://")[2]
         order = _Order(part)
+        # The region is that of the buckets; it would ask for it else.
+        words = ["cp", "--raw", "--source-region", "us-east-1"]
+        words += [f"s3://{root}/{plan.key(row)}", part.reached_by_others]
+        line = shlex.join(words)
+        if not line.isprintable():
+            # It takes what follows the end of a line for another command.
+            msg = f"{line!r} is no line for s5cmd"
+            raise StorageError(msg, transient=False)
         with self._lock:
             process = self._running()
             self._orders[part.name] = order
-            # The region is that of the buckets; it would ask for it else.
-            words = ["cp", "--raw", "--source-region", "us-east-1"]
-            words += [f"s3://{root}/{plan.key(row)}", part.reached_by_others]
             try:
-                cast("Any", process.stdin).write(f"{shlex.join(words)}\n")
+                cast("Any", process.stdin).write(f"{line}\n")
             except OSError:
                 order.error = self._ended()
                 order.done.set()

@@ -39,7 +39,7 @@ from intake_idc.transfer.hashing import check_checksum
 from intake_idc.transfer.places import FOLDER_OF_RECORDS, LocalPlace
 from intake_idc.transfer.records import Journal
 from intake_idc.transfer.remote import target_of
-from intake_idc.transfer.report import Report
+from intake_idc.transfer.report import Hashes, Report, Times
 from intake_idc.transfer.running import CANCELLED, NOBODY, Limits, failed, run
 from intake_idc.transfer.space import check_space
 
@@ -441,9 +441,9 @@ class _Cluster:
         self._statuses = bytearray([NOBODY]) * len(plan)
         self._served = bytearray([NOBODY]) * len(plan)
         self._reasons: dict[int, str] = {}
-        self._hashes: dict[int, str] = {}
+        self._hashes = Hashes(len(plan))
         self._retries: dict[int, int] = {}
-        self._mtimes: dict[int, int] = {}
+        self._mtimes = Times(len(plan))
 
     def go(self, target: Target, checksum: Checksum | None, limits: Limits) -> None:
         """Have every share carried out, and note what became of it."""
@@ -463,6 +463,11 @@ class _Cluster:
         try:
             self._check_seen(asked)
             self._run(asked, limits, running)
+        except IDCError:
+            raise
+        except Exception as error:  # noqa: BLE001  (whatever a client may raise)
+            # Its scheduler is gone, or it was closed: what is done is told.
+            self._why = f"the cluster went away: {type(error).__name__}: {error}"
         finally:
             _remove(place, asked.name)
             self._leave(running)
@@ -551,7 +556,9 @@ class _Cluster:
                     time.sleep(LOOK_SECONDS)
         finally:
             if running:
-                self._client.cancel(list(running))
+                # Of a scheduler that is gone nothing can be taken back.
+                with suppress(OSError):
+                    self._client.cancel(list(running))
 
     def _lost(self, rows: Iterable[int], why: str) -> None:
         self._reasons.update(dict.fromkeys(map(int, rows), why))
@@ -577,11 +584,10 @@ class _Cluster:
             if mtimes[at]:
                 self._mtimes[row] = mtimes[at]
             moved += sizes[at] if status != FAILED else 0
-        for own, found in (
-            (self._hashes, outcome.hashes),
-            (self._retries, outcome.retries),
-        ):
-            own.update({numbers[at]: value for at, value in found.items()})
+        for at, digest in outcome.hashes.items():
+            self._hashes[numbers[at]] = digest
+        again = {numbers[at]: many for at, many in outcome.retries.items()}
+        self._retries.update(again)
         for at, why in outcome.reasons.items():
             given_up = self._why if why == CANCELLED else ""
             self._reasons[numbers[at]] = given_up or why

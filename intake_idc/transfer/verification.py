@@ -187,6 +187,10 @@ class Verification:
             lines.append(f"  {found.verdict}: {found.path}{reason}")
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} {many:,}" for name, many in self.counts.items())
+        return f"<Verification of {self.target}: {counts}>"
+
     def _repr_html_(self) -> str:
         text = display.pairs_html(f"Verified {self.target}", self._items())
         rows = [(found.verdict, found.path, found.reason) for found in self._worst()]

@@ -10,6 +10,7 @@ that were swapped.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from intake_idc.plan import ACTIONS, Plan
 from intake_idc.transfer.checking import Check, Level, Truth
 from intake_idc.transfer.places import FOLDER_OF_RECORDS
 from intake_idc.transfer.recalling import read_records
-from intake_idc.transfer.recorded import mirror_of, some, without_options
+from intake_idc.transfer.recorded import mirror_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +74,8 @@ def verify(
     level = Level.of(quick=quick, checksum=checksum, subset=subset)
     root = Path(os.path.abspath(target))  # noqa: PTH100  (a link stays one)
     records, plan = plan_of_records(root)
+    # Nobody is asked: the record says where, and may be anybody's.
+    plan = replace(plan, mirror=replace(plan.mirror, engine=None))
     return verify_plan(plan, level, Truth(records), whole=True)
 
 
@@ -97,16 +100,11 @@ def plan_of_records(target: Path, mirror: Mirror | None = None) -> tuple[Records
         )
         raise MissingError(msg, path=str(target))
     records = found.newest()
-    told = [run for run in records.runs if run.mirror]
+    newest = np.unique(records.column("run")).tolist()
+    told = [own for own in map(records.runs.__getitem__, newest) if own.mirror]
     own = dict(told[-1].mirror) if told else {"mirror": "aws"}
     place = mirror_of(own) if mirror is None else mirror
-    # A tag says something at the mirror that it is of, and nowhere else; that of a
-    # file of another folder says nothing of bytes.
-    own = without_options(place.to_arguments())
-    alike = [run.mirror == own and place.scheme != "file" for run in found.runs]
-    here = np.array(alike, bool)[records.column("run")]
-    every = np.arange(len(records))
-    etag = one(records.objects.column("etag")).take(some(every, here))
+    etag = records.tags_of(place)
     count = len(records)
     keep = np.full(count, ACTIONS.index("keep"), np.int8)
     nameless = np.fromiter((not own for (own,) in records.values("name")), bool, count)
