@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["Threads", "fewest_threads", "most_threads"]
 
 FEWEST = 8
-"""Threads at the beginning: more only wait for each other on a fast line."""
+"""Threads at the beginning, at most, where it is not known how long a request takes: on
+a fast line two a core are enough, and more only wait for each other."""
 MOST = 256
 """Threads that it may come to, as many as s5cmd has workers."""
-MOST_AT_FIRST, THREADS_A_SECOND = 128, 2000
+MOST_AT_FIRST, THREADS_A_SECOND = 128, 4000
 """Threads to begin with, at most, and for each second that a request takes."""
 GROWTH = 4
 """By how much their number grows at once."""
@@ -54,11 +56,10 @@ def most_threads() -> int:
 def fewest_threads(latency: float | None) -> int:
     """Give how many threads to begin with, by the seconds that a request takes.
 
-    A store 30 ms away is asked by 64 at once, for a thread that waits costs nothing.
+    A store 30 ms away is asked by 120 at once, for a thread that waits costs nothing.
     """
-    if latency is None:
-        return FEWEST
-    return max(FEWEST, min(MOST_AT_FIRST, round(latency * THREADS_A_SECOND)))
+    few = min(FEWEST, 2 * (os.cpu_count() or 1))
+    return max(few, min(MOST_AT_FIRST, round((latency or 0.0) * THREADS_A_SECOND)))
 
 
 class Threads(Generic[Item, Result]):
@@ -80,10 +81,10 @@ class Threads(Generic[Item, Result]):
         self,
         function: Callable[[Item], Result],
         most: int = MOST,
-        fewest: int = FEWEST,
+        fewest: int | None = None,
     ) -> None:
         self._function = function
-        self._most, self._fewest = most, min(fewest, most)
+        self._most, self._fewest = most, min(fewest or fewest_threads(None), most)
         self._lock = threading.Lock()
         self._events: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []

@@ -315,7 +315,7 @@ def _outcome(report: Report, code: int) -> Outcome:
 
 def _read(place: LocalPlace | RemotePlace, name: str) -> bytes | None:
     if isinstance(place, LocalPlace):
-        with suppress(OSError):
+        with suppress(FileNotFoundError):
             return (place.target / name).read_bytes()
         return None
     return place.read(name)
