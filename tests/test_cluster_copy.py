@@ -266,7 +266,7 @@ def test_shares_of_a_worker_that_is_killed_are_done_by_others(
                 killed.append(pids[busy[0]])
                 os.kill(killed[0], signal.SIGKILL)
 
-    report = transfer.spread(cluster, plan, Killing())
+    report = spreading.spread(cluster, plan, Killing())
     assert len(killed) == 1
     assert report.counts["fetched"] + report.counts["kept"] == SERIES * OBJECTS
     assert killed[0] not in cluster.run(os.getpid).values()
@@ -307,7 +307,7 @@ def test_a_copy_that_is_given_up_goes_on_nowhere(
     raised = KeyboardInterrupt if way == "interrupt" else TransferError
     try:
         with pytest.raises(raised) as caught:
-            transfer.spread(cluster, plan, limits=limits)
+            spreading.spread(cluster, plan, limits=limits)
     finally:
         watching.join()
     there = tree(tmp_path)
@@ -342,7 +342,7 @@ def test_a_cluster_that_goes_away_in_the_middle_is_told(slow, tmp_path, monkeypa
         closing.start()
         try:
             with pytest.raises(TransferError, match="cluster") as caught:
-                transfer.spread(client, plan)
+                spreading.spread(client, plan)
         finally:
             closing.join()
     report = caught.value.report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 
@@ -22,6 +23,7 @@ def clean(text: str | None) -> str:
     return one_line(html.unescape(_TAG.sub("", text or "")))
 
 
+@functools.lru_cache(maxsize=4096)
 def one_line(text: str) -> str:
     """Give a text as one line of characters that can be shown."""
     if not text.isprintable():

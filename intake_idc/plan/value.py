@@ -288,7 +288,11 @@ class Plan:
         """Whether each row is fetched or replaced: bool, one for each object."""
         import numpy as np
 
-        return np.isin(self.column("action"), MOVED)
+        action = self.column("action")
+        found: np.ndarray[Any, Any] = np.logical_or(
+            action == MOVED[0], action == MOVED[1]
+        )
+        return found
 
     @property
     def seconds(self) -> float | None:

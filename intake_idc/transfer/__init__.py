@@ -21,7 +21,6 @@ from intake_idc.transfer.remote import ServerSide, Target, target_of
 from intake_idc.transfer.repairing import repair, repair_plan
 from intake_idc.transfer.report import Outcome, Report
 from intake_idc.transfer.running import Limits, run
-from intake_idc.transfer.spreading import spread
 from intake_idc.transfer.verification import Finding, Verification
 from intake_idc.transfer.verifying import verify, verify_plan
 
@@ -52,7 +51,6 @@ __all__ = [
     "repair",
     "repair_plan",
     "run",
-    "spread",
     "target_of",
     "verify",
     "verify_plan",

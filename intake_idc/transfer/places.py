@@ -60,12 +60,10 @@ def _open_folder(root: str, folder: str) -> int:
     fd = os.open(root, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     try:
         for part in folder.split("/") if folder else ():
-            try:
-                inner = os.open(part, os.O_RDONLY | _DIRECTORY, dir_fd=fd)
-            except FileNotFoundError:
-                with suppress(FileExistsError):
-                    os.mkdir(part, dir_fd=fd)
-                inner = os.open(part, os.O_RDONLY | _DIRECTORY, dir_fd=fd)
+            # Most are new: to look first would cost a call more.
+            with suppress(FileExistsError):
+                os.mkdir(part, dir_fd=fd)
+            inner = os.open(part, os.O_RDONLY | _DIRECTORY, dir_fd=fd)
             os.close(fd)
             fd = inner
     except OSError as error:

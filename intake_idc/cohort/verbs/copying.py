@@ -203,7 +203,9 @@ class Copying(Base):
             return plan
         carry_out = transfer.run
         if client is not None:
-            carry_out = partial(transfer.spread, client)
+            from intake_idc.transfer.spreading import spread
+
+            carry_out = partial(spread, client)
         report = carry_out(
             plan,
             callback=callback,
