@@ -296,25 +296,29 @@ def test_a_copy_that_is_given_up_goes_on_nowhere(
         "interrupt": lambda: os.kill(os.getpid(), signal.SIGINT),
     }[way]
 
+    over = threading.Event()
+
     def watch():
-        while len(slow.requests()) < 10:
+        while len(slow.requests()) < 10 and not over.is_set():
             time.sleep(0.05)
-        end()
+        if not over.is_set():
+            end()
 
     watching = threading.Thread(target=watch)
     watching.start()
-    limits = transfer.Limits(0.5 if way == "timeout" else None, cancel)
+    limits = transfer.Limits(1.5 if way == "timeout" else None, cancel)
     raised = KeyboardInterrupt if way == "interrupt" else TransferError
     try:
         with pytest.raises(raised) as caught:
             spreading.spread(cluster, plan, limits=limits)
     finally:
+        over.set()
         watching.join()
     there = tree(tmp_path)
     if way != "interrupt":
         report = caught.value.report
         assert report.counts["failed"] == len(plan) - len(there) > 0
-        word = "cancelled" if way == "cancel" else "after 0.5 seconds"
+        word = "cancelled" if way == "cancel" else "after 1.5 seconds"
         assert all(word in reason for reason in report.reasons.values())
     assert not any(cluster.processing().values())
     assert not list(tmp_path.rglob("*.part"))

@@ -274,7 +274,12 @@ class Copies(RuleBasedStateMachine):
             path = paths[place % len(paths)]
             data = path.read_bytes()
             made = {"cut": data[:-1], "empty": b"", "more": data + b"x"}[by]
-            if made != data:
+            sizes = {
+                own.name: own.stat().st_size
+                for own in files(self.server.root, self.series)
+            }
+            # Other bytes of the right size only a hash tells.
+            if made != data and len(made) != sizes.get(path.name):
                 path.write_bytes(made)
                 self.touched(path)
 
