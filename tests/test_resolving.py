@@ -116,7 +116,9 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("version", [25, 20])
-@pytest.mark.parametrize("answers", [[*ANSWERS], [*ANSWERS][::-1]], ids=["forwards", "backwards"])
+@pytest.mark.parametrize(
+    "answers", [[*ANSWERS], [*ANSWERS][::-1]], ids=["forwards", "backwards"]
+)
 def test_a_list_answers_as_a_search_does(version, answers):
     # Release 25 is the rows of one table, of 20 some rows are in another.
     whole = open_idc(version).search(collection_id=["rider_pilot", "htan_ohsu"])
