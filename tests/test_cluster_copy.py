@@ -146,6 +146,8 @@ def cluster(tmp_path_factory):
         "stdout": subprocess.DEVNULL,
         "stderr": subprocess.DEVNULL,
         "cwd": folder,
+        # On Python 3.11 a worker may stop for ever in it (CPython issue 106883).
+        "env": {**os.environ, "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"},
     }
     local = ("--host", "127.0.0.1", "--port", "0")
     scheduler = subprocess.Popen(command("dask_scheduler", *local, *where), **quiet)
