@@ -242,7 +242,7 @@ class Plan:
         return Step(ACTIONS[row.action], path, instance, self.reasons.get(row.row, ""))
 
     @property
-    def steps(self) -> Steps:
+    def steps(self) -> Sequence[Step]:
         """One for each object, in the order of the manifest."""
         return Steps(self)
 

@@ -209,7 +209,7 @@ class Report:
         )
 
     @property
-    def outcomes(self) -> Outcomes:
+    def outcomes(self) -> Sequence[Outcome]:
         """One for each planned object, in the order of the plan."""
         return Outcomes(self)
 
