@@ -33,6 +33,7 @@ bench: $(PEER)  ## time it, beside idc-index where that does the same (downloads
 	$(BIN)python benchmarks/releases.py --cache
 	$(BIN)python benchmarks/manifests.py --peer-python $(PEER)
 	$(BIN)python benchmarks/copying.py --peer-python $(PEER)
+	$(BIN)python benchmarks/faults.py --peer-python $(PEER)
 
 build/peer/bin/python:
 	$(BIN)python -m venv build/peer

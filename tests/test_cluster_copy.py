@@ -28,6 +28,13 @@ from intake_idc.manifest import Part
 from intake_idc.plan import Plan, make
 from intake_idc.storage import Instance, Listed, list_all
 from intake_idc.transfer import spreading
+from intake_idc.transfer.shares import (
+    FEWEST_BYTES,
+    MOST_BYTES,
+    cut,
+    packed,
+    unpacked,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -77,23 +84,23 @@ def plan_of(sizes: list[list[int]]) -> Plan:
 @settings(max_examples=30)
 def test_shares_are_all_that_moves_once_and_in_order(sizes, threads):
     plan = plan_of(sizes)
-    shares = spreading.cut(plan, threads)
+    shares = cut(plan, threads)
     rows = np.concatenate([[], *shares]).astype(int)
     assert rows.tolist() == np.flatnonzero(plan.moved).tolist()
     size, series = plan.column("size"), plan.column("series")
     for share in shares:
-        small = size[share].sum() <= spreading.MOST_BYTES and len(share) <= 2_000
+        small = size[share].sum() <= MOST_BYTES and len(share) <= 2_000
         assert small or len(share) == 1
     for one, two in pairwise(shares):
         # A series that is divided would not have fitted into one share.
         if series[one[-1]] == series[two[0]]:
             whole = (series == series[two[0]]) & plan.moved
-            assert whole.sum() > len(two) or size[whole].sum() > spreading.FEWEST_BYTES
+            assert whole.sum() > len(two) or size[whole].sum() > FEWEST_BYTES
 
 
 def test_large_objects_do_not_land_in_one_share():
     plan = plan_of([[7] * 100, *[[60 * MIB] * 4] * 10, [7] * 100])
-    shares = spreading.cut(plan, 10)
+    shares = cut(plan, 10)
     sizes = [int(plan.column("size")[share].sum()) for share in shares]
     assert sum(size >= 60 * MIB for size in sizes) == 40
     assert max(sizes) < 61 * MIB
@@ -101,11 +108,11 @@ def test_large_objects_do_not_land_in_one_share():
 
 def test_a_share_is_a_compact_value_of_its_own_rows():
     plan = plan_of([[MIB] * 50] * 200)
-    shares = spreading.cut(plan, 4)
-    values = [spreading.packed(plan, share) for share in shares]
+    shares = cut(plan, 4)
+    values = [packed(plan, share) for share in shares]
     assert sum(len(pickle.dumps(value)) for value in values) / len(plan) < 100
     for share, value in zip(shares, values, strict=True):
-        found = spreading.unpacked(value, plan.target, plan.mirror)
+        found = unpacked(value, plan.target, plan.mirror)
         assert [found.path(row) for row in found.rows()] == [
             plan.path(next(plan.rows(row, row + 1))) for row in share.tolist()
         ]
@@ -360,7 +367,7 @@ def test_a_worker_that_does_not_see_the_word_writes_nothing(tmp_path):
     target = transfer.target_of(tmp_path / "elsewhere")
     plan = plan_of([[7]])
     asked = spreading.Asked(target, plan.mirror, ".idc/x.part", b"word", None, 1)
-    share = spreading.packed(plan, np.array([0]))
+    share = packed(plan, np.array([0]))
     assert spreading.carry_out(share, asked).blind
     assert list(tmp_path.iterdir()) == []
 
@@ -371,7 +378,7 @@ def test_a_share_that_cannot_begin_is_told_and_not_raised():
     name, word = ".idc/x.part", b"word"
     asked = spreading.Asked(target, plan.mirror, name, word, None, 1)
     target.place().write(name, word)
-    found = spreading.carry_out(spreading.packed(plan, np.array([0, 1])), asked)
+    found = spreading.carry_out(packed(plan, np.array([0, 1])), asked)
     assert not found.blind
     assert set(found.statuses) == {3}
     assert "another store" in found.reasons[0] == found.reasons[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from intake_idc.cli.progress import Line
+    from intake_idc.cohort import Cohort
     from intake_idc.transfer import Report
 
 __all__ = ["copy", "repair", "reported", "target_option", "verify"]
@@ -48,13 +49,25 @@ class TargetPath(LocalPath):
         return super().convert(value, param, ctx)
 
 
-target_option = click.option(
-    "--to",
-    "target",
-    required=True,
-    metavar="DIR",
-    type=LocalPath(path_type=Path),
-    help="The folder to copy to.",
+def _to(kind: LocalPath, text: str) -> Callable[[Callable[..., Any]], Any]:
+    return click.option(
+        "--to", "target", required=True, metavar="DIR", type=kind, help=text
+    )
+
+
+target_option = _to(LocalPath(path_type=Path), "The folder to copy to.")
+report_option = click.option(
+    "--report",
+    metavar="FILE",
+    type=LocalPath(dir_okay=False, path_type=Path),
+    help="Write one JSON line for each object.",
+)
+names_option = click.option(
+    "--file-names",
+    type=click.Choice(["uuid", "SOPInstanceUID", "slice"]),
+    default="uuid",
+    show_default=True,
+    help="What the files are called; slice is 0001.dcm and so on in their order.",
 )
 
 
@@ -63,21 +76,11 @@ target_option = click.option(
 @mirror_options
 @template_option
 @objects_option
-@click.option(
-    "--to",
-    "target",
-    required=True,
-    metavar="DIR",
-    type=TargetPath(path_type=Path),
-    help="The folder to copy to, or the URL of one of a store, such as s3://BUCKET/x.",
+@_to(
+    TargetPath(path_type=Path),
+    "The folder to copy to, or the URL of one of a store, such as s3://BUCKET/x.",
 )
-@click.option(
-    "--file-names",
-    type=click.Choice(["uuid", "SOPInstanceUID", "slice"]),
-    default="uuid",
-    show_default=True,
-    help="What the files are called; slice is 0001.dcm and so on in their order.",
-)
+@names_option
 @click.option(
     "--longest-path",
     type=click.IntRange(min=1),
@@ -108,12 +111,7 @@ target_option = click.option(
     default=None,
     help="Show how far it is.  [default: on a terminal]",
 )
-@click.option(
-    "--report",
-    metavar="FILE",
-    type=LocalPath(dir_okay=False, path_type=Path),
-    help="Write one JSON line for each object.",
-)
+@report_option
 @click.option(
     "--delete-extra",
     is_flag=True,
@@ -233,20 +231,12 @@ def reported(
         raise failed
 
 
-Options = dict[str, Any]
-
 _looking = (
     cohort_options,
     mirror_options,
     template_option,
     objects_option,
-    click.option(
-        "--file-names",
-        type=click.Choice(["uuid", "SOPInstanceUID", "slice"]),
-        default="uuid",
-        show_default=True,
-        help="What the files are called.",
-    ),
+    names_option,
     click.option(
         "--quick", is_flag=True, help="Names, counts and sizes alone; read no file."
     ),
@@ -256,33 +246,52 @@ _looking = (
     click.option(
         "--subset", metavar="N/T", help="Read the n-th of t shares of the files."
     ),
-    click.option(
-        "--report",
-        metavar="FILE",
-        type=LocalPath(dir_okay=False, path_type=Path),
-        help="Write one JSON line for each object.",
-    ),
+    report_option,
     click.argument("target", metavar="DIR", type=LocalPath(path_type=Path)),
 )
 """Options of what is held against a folder."""
 
 
-def _by_record(named: dict[str, Any], layout: dict[str, Any]) -> bool:
-    """Whether no cohort is named, so that the folder's record is what counts.
+class _Asked(NamedTuple):
+    """What `verify` and `repair` are asked."""
+
+    looking: dict[str, Any]
+    """How much is looked at."""
+    layout: dict[str, Any]
+    """Where objects of the cohort are."""
+    place: dict[str, Any]
+    """The mirror."""
+    cohort: Cohort | None
+    """None where none is named, so that the folder's record is what counts."""
+
+
+def _asked(named: dict[str, Any], *, mirrored: bool) -> _Asked:
+    """Sort the options of `_looking`, the rest of which name a cohort.
 
     Raises
     ------
     RequestError
-        None is named, and an option given that is of one.
+        No cohort is named, and an option given that is of one; ``mirrored`` says that
+        the mirror is of use without.
     """
+
+    def taken(*names: str) -> dict[str, Any]:
+        return {name: named.pop(name) for name in names}
+
+    looking = taken("quick", "checksum", "subset")
+    layout = taken("dir_template", "file_names")
+    place = taken("mirror", "endpoint_url", "engine")
+    objects = named.pop("objects")
     if any(value for name, value in named.items() if name != "problems"):
-        return False
-    given = [name for name, value in layout.items() if value not in (None, "uuid")]
+        found = with_objects(placed(cohort(**named), **place), objects)
+        return _Asked(looking, layout, place, found)
+    of_cohort = {**layout, "objects": objects, **({} if mirrored else place)}
+    given = [name for name, own in of_cohort.items() if own not in (None, "uuid")]
     if given:
         words = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         msg = f"{words} is of a cohort, and no FILTERS name one"
         raise RequestError(msg)
-    return True
+    return _Asked(looking, layout, place, None)
 
 
 def _check_folder(name: str, path: Path | None, target: Path | str = "") -> None:
@@ -296,20 +305,7 @@ def _check_folder(name: str, path: Path | None, target: Path | str = "") -> None
 
 @click.command()
 @partial(add, options=_looking)
-def verify(
-    mirror: str | None,
-    endpoint_url: str | None,
-    engine: Any,
-    dir_template: str | None,
-    objects: str | None,
-    file_names: Any,
-    quick: bool,
-    checksum: bool,
-    subset: str | None,
-    report: Path | None,
-    target: Path,
-    **named: Any,
-) -> None:
+def verify(target: Path, report: Path | None, **named: Any) -> None:
     """Compare a folder with what its copies wrote down, or with a cohort.
 
     The folder DIR comes last, after the FILTERS, each COLUMN=VALUE. Without any the
@@ -317,56 +313,38 @@ def verify(
     index.
     """
     _check_folder("report", report)
-    looking: Options = {"quick": quick, "checksum": checksum, "subset": subset}
-    layout: Options = {"dir_template": dir_template, "file_names": file_names}
-    place: Options = {"mirror": mirror, "endpoint_url": endpoint_url, "engine": engine}
-    if _by_record(named, {**layout, **place, "objects": objects}):
+    asked = _asked(named, mirrored=False)
+    if asked.cohort is None:
         from intake_idc import transfer
 
-        found = transfer.verify(target, **looking)
-        said = "its record"
+        found = transfer.verify(target, **asked.looking)
     else:
-        asked = with_objects(placed(cohort(**named), **place), objects)
-        found = asked.verify(target, **layout, **looking)
-        said = "the cohort"
+        found = asked.cohort.verify(target, **asked.layout, **asked.looking)
     if report is not None:
         found.to_jsonl(report)
     click.echo(str(found))
     if not found.ok:
+        said = "its record" if asked.cohort is None else "the cohort"
         msg = f"{target} is not what {said} says"
         raise IntegrityError(msg)
 
 
 @click.command()
 @partial(add, options=_looking)
-def repair(
-    mirror: str | None,
-    endpoint_url: str | None,
-    engine: Any,
-    dir_template: str | None,
-    objects: str | None,
-    file_names: Any,
-    quick: bool,
-    checksum: bool,
-    subset: str | None,
-    report: Path | None,
-    target: Path,
-    **named: Any,
-) -> None:
+def repair(target: Path, report: Path | None, **named: Any) -> None:
     """Fetch again what verify, with the same options, finds missing or different.
 
     The folder DIR comes last, after the FILTERS. Nothing else in it is touched.
     """
     _check_folder("report", report)
-    looking: Options = {"quick": quick, "checksum": checksum, "subset": subset}
-    layout: Options = {"dir_template": dir_template, "file_names": file_names}
-    place: Options = {"mirror": mirror, "endpoint_url": endpoint_url, "engine": engine}
-    if _by_record(named, {**layout, "objects": objects}):
-        from intake_idc import storage, transfer
-
-        given = any(value is not None for value in place.values())
-        own = storage.resolve_mirror(**place) if given else None
-        reported(lambda: transfer.repair(target, mirror=own, **looking), report)
+    asked = _asked(named, mirrored=True)
+    found = asked.cohort
+    if found is not None:
+        options = asked.layout | asked.looking
+        reported(lambda: found.repair(target, **options), report)
         return
-    asked = with_objects(placed(cohort(**named), **place), objects)
-    reported(lambda: asked.repair(target, **layout, **looking), report)
+    from intake_idc import storage, transfer
+
+    given = any(value is not None for value in asked.place.values())
+    own = storage.resolve_mirror(**asked.place) if given else None
+    reported(lambda: transfer.repair(target, mirror=own, **asked.looking), report)

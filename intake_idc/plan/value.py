@@ -33,8 +33,6 @@ ACTIONS: tuple[Action, ...] = get_args(Action)
 """Actions by their number in the column ``action``."""
 MOVED = (ACTIONS.index("fetch"), ACTIONS.index("replace"))
 """Numbers of the actions that move bytes."""
-IN_PLACE = (*MOVED, ACTIONS.index("keep"))
-"""Numbers of the actions after which the object is there."""
 SUFFIX = ".dcm"
 COUNTED_BY = ("collection_id", "Modality", "license_short_name")
 """Columns that a plan counts by when it is printed, where it holds them."""

@@ -6,15 +6,14 @@ import errno
 import threading
 import time
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from intake_idc.errors import IDCError, IntegrityError, TransferError
-from intake_idc.plan import ACTIONS
 from intake_idc.storage import Threads, fewest_threads, open_store, tally
+from intake_idc.transfer.account import Account
 from intake_idc.transfer.fetching import (
     FAILED,
-    KEPT,
     Done,
     Fetcher,
     Progress,
@@ -25,7 +24,6 @@ from intake_idc.transfer.large import Range
 from intake_idc.transfer.places import FOLDER_OF_RECORDS, LocalPlace
 from intake_idc.transfer.records import Journal
 from intake_idc.transfer.remote import RemotePlace, target_of
-from intake_idc.transfer.report import Hashes, Report, Times
 from intake_idc.transfer.sources import Sources, most_threads_of
 from intake_idc.transfer.space import check_space
 
@@ -39,15 +37,14 @@ if TYPE_CHECKING:
     from intake_idc.transfer.hashing import Checksum
     from intake_idc.transfer.records import Origin
     from intake_idc.transfer.remote import Target
+    from intake_idc.transfer.report import Report
 
-__all__ = ["CANCELLED", "NOBODY", "Limits", "failed", "run"]
+__all__ = ["CANCELLED", "Limits", "failed", "run"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What a file system says that has no room left."""
 CANCELLED = "the copy was cancelled"
 """Why objects are not there that were given up from another thread."""
-NOBODY = 255
-"""Stands for the mirror of what none served, and for what is not done."""
 
 
 @dataclass(frozen=True)
@@ -137,23 +134,23 @@ def run(
     began = time.monotonic()
     journal = Journal(plan, place, record)
     journal.begin()
-    look = journal.along(copy.looking(limits), copy.so_far)
+    look = journal.along(copy.looking(limits), copy.account.so_far)
     running = copy.threads.run(copy.tasks(), look)
     try:
         # An interrupt may come anywhere, and twice.
         with closing(running):
             for done in running:
                 if done is not None:
-                    copy.take(done)
+                    copy.account.take(done)
     finally:
         copy.sources.close()
         copy.fetcher.leave()
-        journal.end(copy.so_far())
+        journal.end(copy.account.so_far())
         if isinstance(place, LocalPlace):
             place.close()
     report = copy.report(time.monotonic() - began)
     if report.reasons:
-        raise failed(report, copy.exit_code)
+        raise failed(report, copy.account.code)
     return report
 
 
@@ -196,15 +193,8 @@ class _Copy:
         self.threads = Threads(self._do, min(most, threads or most), fewest)
         self.fetcher = Fetcher(plan, place, progress, checksum, self.threads.stopped)
         self.sources = Sources(mirror, self.fetcher)
-        self.kinds: set[str] = set()
+        self.account = Account(plan, self.sources.names)
         self._why = "the copy was given up"
-        kept = plan.column("action") == ACTIONS.index("keep")
-        self._statuses = bytearray([NOBODY, KEPT][kind] for kind in kept.tolist())
-        self._served = bytearray([NOBODY]) * len(plan)
-        self._reasons: dict[int, str] = {}
-        self._hashes = Hashes(len(plan))
-        self._retries: dict[int, int] = {}
-        self._mtimes = Times(len(plan))
 
     # What is to be done.
 
@@ -234,11 +224,6 @@ class _Copy:
 
     # The end.
 
-    @property
-    def exit_code(self) -> int:
-        """What a copy ends with of which something is not there."""
-        return 6 if "space" in self.kinds else 5 if "hash" in self.kinds else 4
-
     def stop(self, why: str) -> None:
         """End the copy; what is not there yet is said to have failed for this."""
         self._why = why
@@ -254,38 +239,6 @@ class _Copy:
 
         return look
 
-    def take(self, done: Done) -> None:
-        """Note what became of an object."""
-        row = done.row
-        self._statuses[row] = done.status
-        if done.status == FAILED:
-            self._reasons[row] = done.reason
-            self.kinds.add(done.kind)
-            return
-        self._served[row] = done.mirror
-        self._mtimes[row] = done.mtime
-        if done.hash:
-            self._hashes[row] = done.hash
-        if done.retries:
-            self._retries[row] = done.retries
-
     def report(self, seconds: float) -> Report:
         """Give the report; what was not begun has failed."""
-        for row, status in enumerate(self._statuses):
-            if status == NOBODY:
-                self._statuses[row] = FAILED
-                self._reasons[row] = self.plan.reasons.get(row, self._why)
-        return replace(self.so_far(), seconds=seconds)
-
-    def so_far(self) -> Report:
-        """Give what is done by now; the status of what is not is 255."""
-        return Report(
-            self.plan,
-            bytes(self._statuses),
-            self._reasons,
-            self.sources.names,
-            bytes(self._served),
-            self._hashes,
-            self._retries,
-            self._mtimes,
-        )
+        return self.account.report(seconds, self._why)

@@ -16,15 +16,11 @@ import asyncio
 import secrets
 import threading
 import time
-import zlib
 from collections import deque
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from intake_idc.arrow import numpy_of, one
 from intake_idc.errors import (
     IDCError,
     PlanError,
@@ -34,20 +30,21 @@ from intake_idc.errors import (
 )
 from intake_idc.files import part_name
 from intake_idc.plan import ACTIONS, Plan
-from intake_idc.transfer.fetching import FAILED, KEPT
+from intake_idc.transfer.account import NOBODY, Account
+from intake_idc.transfer.fetching import FAILED, Done
 from intake_idc.transfer.hashing import check_checksum
 from intake_idc.transfer.places import FOLDER_OF_RECORDS, LocalPlace
 from intake_idc.transfer.records import Journal
 from intake_idc.transfer.remote import target_of
-from intake_idc.transfer.report import Hashes, Report, Times
-from intake_idc.transfer.running import CANCELLED, NOBODY, Limits, failed, run
+from intake_idc.transfer.report import Report
+from intake_idc.transfer.running import CANCELLED, Limits, failed, run
+from intake_idc.transfer.shares import cut, packed, unpacked
 from intake_idc.transfer.space import check_space
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     import numpy as np
-    import pyarrow as pa
     from fsspec.callbacks import Callback
 
     from intake_idc.storage import Mirror
@@ -55,14 +52,8 @@ if TYPE_CHECKING:
     from intake_idc.transfer.records import Origin
     from intake_idc.transfer.remote import RemotePlace, Target
 
-__all__ = ["Client", "cut", "packed", "spread", "unpacked"]
+__all__ = ["Client", "spread"]
 
-FEWEST_BYTES, MOST_BYTES = 32 << 20, 1 << 30
-"""Bytes of a share, unless one object has more."""
-FEWEST, MOST = 32, 2_000
-"""Objects of a share."""
-ROUNDS = 4
-"""Shares for each thread of the cluster, so that all of them end together."""
 AHEAD = 2
 """Shares for each thread that the scheduler holds, those that run among them."""
 THREADS = 64
@@ -80,9 +71,7 @@ LEAVE_SECONDS = 10.0
 WAIT_SECONDS = 5.0
 """Seconds that an outcome may take to come from its worker."""
 
-_CODES = (4, 5, 6)
 _FETCH, _KEEP = ACTIONS.index("fetch"), ACTIONS.index("keep")
-_SERIES = ("crdc_series_uuid", "aws_bucket", "folder", "instanceCount", "size")
 
 
 class Client(Protocol):
@@ -132,84 +121,6 @@ class Outcome:
     """Exit code of the share."""
     blind: str = ""
     """Of a worker that does not see the word: what it is called."""
-
-
-# Shares.
-
-
-def cut(plan: Plan, threads: int) -> list[np.ndarray[Any, Any]]:
-    """Cut what a plan moves into shares: rows of each, in the order of the plan.
-
-    Series are not divided unless one alone has too many objects or bytes, so that a
-    copy that is stopped has whole series.
-
-    Parameters
-    ----------
-    plan : Plan
-        What to do.
-    threads : int
-        Threads of the cluster.
-    """
-    import numpy as np
-
-    rows = np.flatnonzero(plan.moved)
-    sizes, series = plan.column("size")[rows], plan.column("series")[rows]
-    parts = max(1, ROUNDS * threads)
-    most = min(max(-(-int(sizes.sum()) // parts), FEWEST_BYTES), MOST_BYTES)
-    many = min(max(-(-len(rows) // parts), FEWEST), MOST)
-    ends = [0, *(np.flatnonzero(series[1:] != series[:-1]) + 1).tolist(), len(rows)]
-    totals = [0, *np.cumsum(sizes).tolist()]
-
-    def fits(start: int, stop: int) -> bool:
-        return stop - start <= many and totals[stop] - totals[start] <= most
-
-    shares, start, at = [], 0, 0
-    for begin, end in pairwise(ends):
-        if begin > start and not fits(start, end):
-            shares.append(rows[start:begin])
-            start = begin
-        for at in range(start + 1, end) if not fits(start, end) else ():
-            if not fits(start, at + 1):
-                shares.append(rows[start:at])
-                start = at
-    if start < len(rows):
-        shares.append(rows[start:])
-    return shares
-
-
-def packed(plan: Plan, rows: np.ndarray[Any, Any]) -> bytes:
-    """Give some rows of a plan, and their series, as bytes."""
-    import numpy as np
-    import pyarrow as pa
-
-    # What is taken is copied: a slice would carry the whole plan.
-    objects = plan.objects.take(pa.array(rows))
-    used, codes = np.unique(
-        numpy_of(one(objects.column("series"))), return_inverse=True
-    )
-    place = objects.column_names.index("series")
-    own = pa.array(codes.astype(np.int32))
-    objects = objects.set_column(place, "series", own)
-    series = plan.series.select(_SERIES).take(pa.array(used))
-    return zlib.compress(_stream(objects) + _stream(series), 1)
-
-
-def _stream(table: pa.Table) -> bytes:
-    import pyarrow as pa
-
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
-    return bytes(sink.getvalue())
-
-
-def unpacked(share: bytes, target: Path | str, mirror: Mirror) -> Plan:
-    """Give the plan that some rows of another are."""
-    import pyarrow as pa
-
-    source = pa.BufferReader(zlib.decompress(share))
-    objects, series = (pa.ipc.open_stream(source).read_all() for _ in range(2))
-    return Plan(target, series, objects, mirror)
 
 
 # In a worker.
@@ -392,22 +303,19 @@ def spread(
         callback.set_size(plan.fetch_size)
     cluster = _Cluster(client, plan, callback)
     place = target.place()
-    journal = None
     if isinstance(place, LocalPlace):
         check_space(plan, place.target)
-        journal = Journal(plan, place, record) if record is not None else None
     else:
         place.copies(plan.mirror, checksum)
-    if journal is not None:
-        journal.begin()
+    journal = Journal(plan, place, record)
+    journal.begin()
     try:
         cluster.go(target, checksum, limits or Limits())
     finally:
-        if journal is not None:
-            journal.end(cluster.so_far())
+        journal.end(cluster.account.so_far())
     report = cluster.report(time.monotonic() - began)
     if report.reasons:
-        raise failed(report, cluster.code)
+        raise failed(report, cluster.account.code)
     return report
 
 
@@ -435,15 +343,8 @@ class _Cluster:
 
     def __init__(self, client: Client, plan: Plan, callback: Callback | None) -> None:
         self._client, self.plan, self._callback = client, plan, callback
-        self.code = 4
+        self.account = Account(plan, (own.name for own in plan.mirror.every))
         self._why = ""
-        self._mirrors = [mirror.name for mirror in plan.mirror.every]
-        self._statuses = bytearray([NOBODY]) * len(plan)
-        self._served = bytearray([NOBODY]) * len(plan)
-        self._reasons: dict[int, str] = {}
-        self._hashes = Hashes(len(plan))
-        self._retries: dict[int, int] = {}
-        self._mtimes = Times(len(plan))
 
     def go(self, target: Target, checksum: Checksum | None, limits: Limits) -> None:
         """Have every share carried out, and note what became of it."""
@@ -561,60 +462,39 @@ class _Cluster:
                     self._client.cancel(list(running))
 
     def _lost(self, rows: Iterable[int], why: str) -> None:
-        self._reasons.update(dict.fromkeys(map(int, rows), why))
+        for row in rows:
+            self.account.take(Done(int(row), FAILED, why))
 
     def _note(self, rows: np.ndarray[Any, Any], outcome: Outcome) -> None:
         import numpy as np
 
         if outcome.blind:
             return
-        numbers = rows.tolist()
-        for name in outcome.mirrors:
-            if name not in self._mirrors:
-                self._mirrors.append(name)
-        names = [self._mirrors.index(name) for name in outcome.mirrors]
+        mirrors = self.account.mirrors
+        mirrors += [name for name in outcome.mirrors if name not in mirrors]
+        served = {at: mirrors.index(name) for at, name in enumerate(outcome.mirrors)}
         mtimes = np.frombuffer(outcome.mtimes, np.int64).tolist()
         moved = 0
         sizes = self.plan.column("size")[rows].tolist()
-        for at, row in enumerate(numbers):
+        for at, row in enumerate(rows.tolist()):
             status = outcome.statuses[at]
-            self._statuses[row] = status
-            served = outcome.served[at]
-            self._served[row] = names[served] if served < len(names) else NOBODY
-            if mtimes[at]:
-                self._mtimes[row] = mtimes[at]
+            why = outcome.reasons.get(at, "")
+            done = Done(
+                row,
+                status,
+                (self._why if why == CANCELLED else "") or why,
+                outcome.hashes.get(at, ""),
+                mtimes[at],
+                outcome.retries.get(at, 0),
+                served.get(outcome.served[at] if outcome.served else NOBODY, NOBODY),
+            )
+            self.account.take(done)
             moved += sizes[at] if status != FAILED else 0
-        for at, digest in outcome.hashes.items():
-            self._hashes[numbers[at]] = digest
-        again = {numbers[at]: many for at, many in outcome.retries.items()}
-        self._retries.update(again)
-        for at, why in outcome.reasons.items():
-            given_up = self._why if why == CANCELLED else ""
-            self._reasons[numbers[at]] = given_up or why
         if outcome.reasons:
-            # No space says more than bytes that differ, and that more than the rest.
-            self.code = max(self.code, outcome.code if outcome.code in _CODES else 4)
+            self.account.code = max(self.account.code, outcome.code)
         if self._callback is not None:
             self._callback.relative_update(moved)
 
     def report(self, seconds: float) -> Report:
         """Put the report together, as if one process had done it."""
-        for row, action in enumerate(self.plan.column("action").tolist()):
-            if self._statuses[row] == NOBODY:
-                self._statuses[row] = KEPT if action == _KEEP else FAILED
-            if self._statuses[row] == FAILED and row not in self._reasons:
-                self._reasons[row] = self.plan.reasons.get(row, self._why)
-        return replace(self.so_far(), seconds=seconds)
-
-    def so_far(self) -> Report:
-        """Give what is done by now; the status of what is not is 255."""
-        return Report(
-            self.plan,
-            bytes(self._statuses),
-            self._reasons,
-            tuple(self._mirrors),
-            bytes(self._served),
-            self._hashes,
-            self._retries,
-            self._mtimes,
-        )
+        return self.account.report(seconds, self._why)
