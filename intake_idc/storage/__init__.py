@@ -20,6 +20,7 @@ from intake_idc.storage.mirror import (
     Mirror,
     resolve_mirror,
 )
+from intake_idc.storage.multi import Multi, asks_many
 from intake_idc.storage.pool import REQUESTS, each
 from intake_idc.storage.ranged import Ranged
 from intake_idc.storage.retrying import tally
@@ -36,11 +37,13 @@ __all__ = [
     "Instance",
     "Listed",
     "Mirror",
+    "Multi",
     "ObjectCache",
     "Ranged",
     "Store",
     "Stored",
     "Threads",
+    "asks_many",
     "check_same",
     "check_told",
     "choice",

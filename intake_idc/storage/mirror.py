@@ -96,6 +96,10 @@ class Mirror:
             "{gcs_bucket}", gcs_bucket(aws_bucket)
         )
 
+    def tag(self, etag: str | None) -> str | None:
+        """Give an entity tag that it told; of another than the first with its name."""
+        return f"{self.name} {etag}" if self.place and etag else etag
+
     def to_arguments(self) -> dict[str, Any]:
         """Give plain data that `resolve_mirror` turns into this mirror again.
 

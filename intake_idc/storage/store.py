@@ -191,7 +191,7 @@ def _open(_pid: int, mirror: Mirror, root: str) -> Store:
     else:
         engine = fsspec_engine(mirror, root)
     if mirror.place:
-        engine = _Named(engine, mirror.name)
+        engine = _Named(engine, mirror.tag)
     if mirror.scheme == "file":
         return Store(engine, root, None)
     wait = mirror.retry_timeout
@@ -208,12 +208,11 @@ def _open(_pid: int, mirror: Mirror, root: str) -> Store:
 class _Named:
     """An engine whose tags say of which mirror they are."""
 
-    def __init__(self, engine: Engine, name: str) -> None:
-        self._engine, self._name = engine, name
+    def __init__(
+        self, engine: Engine, told: Callable[[str | None], str | None]
+    ) -> None:
+        self._engine, self._told = engine, told
         self.tells, self.holds = engine.tells, engine.holds
-
-    def _told(self, etag: str | None) -> str | None:
-        return etag and f"{self._name} {etag}"
 
     def list(self, prefix: str) -> list[Stored]:
         return [

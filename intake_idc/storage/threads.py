@@ -75,6 +75,9 @@ class Threads(Generic[Item, Result]):
         Called with each item. What it raises ends the whole.
     most, fewest : int
         Threads at most, and at the beginning.
+    stopped : threading.Event, optional
+        Set when what has not begun shall not begin, and what runs shall end; one of
+        its own by default.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Threads(Generic[Item, Result]):
         function: Callable[[Item], Result],
         most: int = MOST,
         fewest: int | None = None,
+        stopped: threading.Event | None = None,
     ) -> None:
         self._function = function
         self._most, self._fewest = most, min(fewest or fewest_threads(None), most)
@@ -89,8 +93,12 @@ class Threads(Generic[Item, Result]):
         self._events: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._source: Iterator[Item] = iter(())
-        self.stopped = threading.Event()
+        self.stopped = stopped or threading.Event()
         """Set when what has not begun shall not begin, and what runs shall end."""
+
+    def tell(self, result: Result) -> None:
+        """Give a result more, from within the function."""
+        self._events.put(("result", result))
 
     def run(
         self, items: Iterable[Item], look: Callable[[], object] = lambda: None
@@ -129,8 +137,9 @@ class Threads(Generic[Item, Result]):
                         self._grow(min(GROWTH * len(self._threads), self._most))
                     yield cast("Result", value)
         finally:
-            self.stopped.set()
-            self._leave(until or time.monotonic() + LEAVE_SECONDS)
+            if ended < len(self._threads):
+                self.stopped.set()
+                self._leave(until or time.monotonic() + LEAVE_SECONDS)
 
     def _grow(self, to: int) -> None:
         while len(self._threads) < to:

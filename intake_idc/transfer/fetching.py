@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from intake_idc.transfer.places import Part
     from intake_idc.transfer.remote import RemotePart, RemotePlace
 
-__all__ = ["FAILED", "FETCHED", "KEPT", "REPLACED", "Done", "Fetcher", "Progress"]
+__all__ = [
+    "FAILED",
+    "FETCHED",
+    "KEPT",
+    "REPLACED",
+    "Attempt",
+    "Done",
+    "Fetcher",
+    "Progress",
+]
 
 HELD = 2 << 20
 """Bytes up to which an object is held whole while it is copied."""
@@ -132,27 +141,15 @@ class Fetcher:
         return copied
 
     def _once(self, row: Row, mirror: Mirror) -> Done:
-        part, hasher = self.part(row), self.hasher(row)
-        written = told = 0
+        attempt = Attempt(self, row, mirror)
         try:
             for data in self._pieces(row, mirror):
-                self.check_stopped()
-                written += len(data)
-                if written > row.size:
-                    break
-                part.write(data)
-                if hasher is not None:
-                    hasher.update(data)
-                self.progress.add(len(data))
-                told = written
-            self.check_size(row, mirror, written)
+                attempt.take(data)
+            attempt.check()
             self._hold(row, mirror)
-            return self.commit(row, part, hasher)
-        except BaseException:
-            self.progress.add(-told)
-            raise
+            return attempt.commit()
         finally:
-            self.close(part)
+            attempt.close()
 
     def _pieces(self, row: Row, mirror: Mirror) -> Iterator[Data]:
         store = open_store(mirror, self.plan.bucket(row.series))
@@ -186,6 +183,8 @@ class Fetcher:
         if not store.tells:
             store.hold(self.plan.key(row), row.etag, None)
 
+    # What all ways of fetching share.
+
     def check_size(self, row: Row, mirror: Mirror, written: int) -> None:
         """Refuse an object that has another size than was listed.
 
@@ -196,10 +195,9 @@ class Fetcher:
         """
         if written != row.size:
             url = self.plan.url(row, mirror)
-            msg = f"{url}: got {written} bytes or more, listed were {row.size}"
+            more = " or more" if written > row.size else ""
+            msg = f"{url}: got {written} bytes{more}, listed were {row.size}"
             raise WrongSize(msg, url=url, got=written, expected=row.size)
-
-    # What all ways of fetching share.
 
     def check_stopped(self) -> None:
         """End this object where the copy is to end."""
@@ -268,3 +266,77 @@ class Fetcher:
             hash=f"{name}:{digests[name]}" if name else "",
             mtime=state.st_mtime_ns,
         )
+
+
+class Attempt:
+    """One object on its way from a mirror into a part file. One thread has it.
+
+    Parameters
+    ----------
+    fetcher : Fetcher
+        What it shares with others.
+    row : Row
+        The object.
+    mirror : Mirror
+        Where it comes from.
+
+    Raises
+    ------
+    OSError, PlanError
+        The file cannot be made.
+    """
+
+    __slots__ = ("_fetcher", "_hasher", "_mirror", "_part", "_told", "_written", "row")
+
+    def __init__(self, fetcher: Fetcher, row: Row, mirror: Mirror) -> None:
+        self._fetcher, self.row, self._mirror = fetcher, row, mirror
+        self._written = self._told = 0
+        self._hasher = fetcher.hasher(row)
+        self._part = fetcher.part(row)
+
+    def take(self, data: Data) -> None:
+        """Write the bytes that follow.
+
+        Raises
+        ------
+        WrongSize
+            They are more than were listed.
+        StoppedError
+            The copy is to end.
+        """
+        self._fetcher.check_stopped()
+        self._written += len(data)
+        if self._written > self.row.size:
+            self.check()
+        self._part.write(data)
+        if self._hasher is not None:
+            self._hasher.update(data)
+        self._fetcher.progress.add(len(data))
+        self._told = self._written
+
+    def check(self) -> None:
+        """Refuse an object that has another size than was listed.
+
+        Raises
+        ------
+        WrongSize
+            It has.
+        """
+        self._fetcher.check_size(self.row, self._mirror, self._written)
+
+    def commit(self) -> Done:
+        """Compare what is known of the bytes, and give the file its name.
+
+        Raises
+        ------
+        IntegrityError
+            Its MD5 is another than the release states.
+        """
+        done = self._fetcher.commit(self.row, self._part, self._hasher)
+        self._told = 0
+        return done
+
+    def close(self) -> None:
+        """Remove the part, and take its bytes back, unless it has its name."""
+        self._fetcher.progress.add(-self._told)
+        self._fetcher.close(self._part)

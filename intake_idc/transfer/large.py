@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from intake_idc.plan import Row
     from intake_idc.storage import Mirror, Store
+    from intake_idc.storage.engine import Data
     from intake_idc.transfer.fetching import Done, Fetcher
     from intake_idc.transfer.places import Part
 
@@ -77,15 +78,26 @@ class Large:
         IDCError, OSError
             This range is the last, and one of them could not be read.
         """
+        failure = None
         try:
             if self._failure is None:
-                self._range(self._begun(), start, stop)
+                self._range(self.begin(), start, stop)
         except Exception as error:  # noqa: BLE001  (raised with the last)
-            self._failure = self._failure or error
-        finally:
-            with self._lock:
-                self._left -= 1
-                last = not self._left
+            failure = error
+        return self.settle(failure)
+
+    def settle(self, failure: Exception | None = None) -> Done | None:
+        """Count a range as over; say what became of the object where it was the last.
+
+        Raises
+        ------
+        IDCError, OSError
+            It was the last, and one of them could not be read.
+        """
+        with self._lock:
+            self._failure = self._failure or failure
+            self._left -= 1
+            last = not self._left
         if not last:
             return None
         if self._failure is not None:
@@ -93,7 +105,20 @@ class Large:
             raise self._failure
         return self._finish()
 
-    def _begun(self) -> Part:
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is known which version is read, and nothing of it hashed."""
+        told = self._etag is not None and self.mirror.place is None
+        return told and self._fetcher.hasher(self.row) is None
+
+    def begin(self) -> Part:
+        """Give the file that its ranges are written to.
+
+        Raises
+        ------
+        IDCError, OSError
+            It cannot be made, or a range could not be read.
+        """
         with self._lock:
             if self._failure is not None:
                 raise self._failure
@@ -115,6 +140,16 @@ class Large:
     def _range(self, part: Part, start: int, stop: int) -> None:
         with self._fetcher.memory.taken(self._store.holds):
             at = self._stream(part, start, stop)
+        self.check(start, stop, at)
+
+    def check(self, start: int, stop: int, at: int) -> None:
+        """Refuse a range that has another size than was asked for.
+
+        Raises
+        ------
+        WrongSize
+            It has.
+        """
         if at != stop:
             url = self._fetcher.plan.url(self.row, self.mirror)
             msg = f"{url}: got {at - start} bytes from {start} on of {stop - start}"
@@ -130,16 +165,24 @@ class Large:
             self._fetcher.check_stopped()
             if at + len(data) > stop:
                 return at + len(data)
-            part.write_at(data, at)
+            self.write(part, data, at)
             at += len(data)
-            with self._lock:
-                self._told += len(data)
-            self._fetcher.progress.add(len(data))
         return at
+
+    def write(self, part: Part, data: Data, at: int) -> None:
+        """Write bytes at their place."""
+        part.write_at(data, at)
+        self.tell(len(data))
+
+    def tell(self, count: int) -> None:
+        """Count bytes that were written, or have to be once more."""
+        with self._lock:
+            self._told += count
+        self._fetcher.progress.add(count)
 
     def _finish(self) -> Done:
         """Check the whole, and give it its name."""
-        fetcher, part = self._fetcher, self._begun()
+        fetcher, part = self._fetcher, self.begin()
         try:
             if not self._store.tells:
                 self._store.hold(self._key, self._etag, None)

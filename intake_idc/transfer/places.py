@@ -95,7 +95,7 @@ class Part:
         """Where the bytes are until then."""
         where = self._part if folder.fd is not None else self.path
         self.fd = os.open(where, _NEW, 0o666, dir_fd=folder.fd)
-        self._open = True
+        self._open, self._named = True, False
 
     @property
     def name(self) -> str:
@@ -166,12 +166,14 @@ class Part:
             )
         else:
             Path(self.path).replace(Path(folder.path) / self._name)
+        self._named = True
         return found
 
     def discard(self) -> None:
         """Remove it; nothing happens where it has its name, or is gone."""
         self._close()
-        self.remove()
+        if not self._named:
+            self.remove()
 
     def remove(self) -> None:
         """Remove it, and leave it open for who may still write to it.

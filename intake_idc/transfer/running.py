@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 import time
 from contextlib import closing
@@ -26,9 +27,10 @@ from intake_idc.transfer.records import Journal
 from intake_idc.transfer.remote import RemotePlace, target_of
 from intake_idc.transfer.sources import Sources, most_threads_of
 from intake_idc.transfer.space import check_space
+from intake_idc.transfer.together import MOST_LOOPS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from fsspec.callbacks import Callback
 
@@ -38,11 +40,14 @@ if TYPE_CHECKING:
     from intake_idc.transfer.records import Origin
     from intake_idc.transfer.remote import Target
     from intake_idc.transfer.report import Report
+    from intake_idc.transfer.together import Together
 
 __all__ = ["CANCELLED", "Limits", "failed", "run"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What a file system says that has no room left."""
+LOOPS = 8
+"""Threads, at most, that many requests are sent from at first; else one for a core."""
 CANCELLED = "the copy was cancelled"
 """Why objects are not there that were given up from another thread."""
 
@@ -135,7 +140,7 @@ def run(
     journal = Journal(plan, place, record)
     journal.begin()
     look = journal.along(copy.looking(limits), copy.account.so_far)
-    running = copy.threads.run(copy.tasks(), look)
+    running = copy.run(look)
     try:
         # An interrupt may come anywhere, and twice.
         with closing(running):
@@ -169,6 +174,10 @@ def failed(report: Report, exit_code: int) -> TransferError:
     return TransferError(msg, report=report, exit_code=exit_code)
 
 
+def _row(task: Row | Range) -> Row:
+    return task.large.row if isinstance(task, Range) else task
+
+
 class _Copy:
     """One run of a plan: what is to be done, and what became of it."""
 
@@ -182,30 +191,78 @@ class _Copy:
         threads: int | None = None,
     ) -> None:
         self.plan, self.mirror = plan, mirror
-        self.threads: Threads[Row | Range, Done | None]
         most = most_threads_of(mirror)
         if isinstance(place, RemotePlace):
             most = min(most, place.most)
-        # Of what was listed it is known how long a request takes.
-        fewest = fewest_threads(
-            open_store(mirror, plan.bucket(0)).latency if len(plan.series) else None
-        )
-        self.threads = Threads(self._do, min(most, threads or most), fewest)
-        self.fetcher = Fetcher(plan, place, progress, checksum, self.threads.stopped)
+        self._most = min(most, threads or most)
+        self._stopped = threading.Event()
+        self.fetcher = Fetcher(plan, place, progress, checksum, self._stopped)
         self.sources = Sources(mirror, self.fetcher)
         self.account = Account(plan, self.sources.names)
         self._why = "the copy was given up"
 
     # What is to be done.
 
-    def tasks(self) -> Iterator[Row | Range]:
-        """Give what threads take one after the other: objects, and ranges of some."""
+    def run(self, look: Callable[[], None]) -> Generator[Done | None, None, None]:
+        """Fetch all there is to fetch; give what becomes of each as it does.
+
+        Many at a time where the store can be asked so, and then, with patience, those
+        that did not come. A store that serves none of these is asked by those with
+        patience alone.
+        """
+        tasks = self._tasks()
+        while (together := self.sources.together(tasks, self._most)) is not None:
+            yield from self._together(together, look)
+            if together.left and not (yield from self._again(together, look)):
+                break
+            if together.ended or self._stopped.is_set():
+                return
+        yield from self._patient(self._do).run(tasks, look)
+
+    def _together(
+        self, together: Together, look: Callable[[], None]
+    ) -> Generator[Done | None, None, None]:
+        def loop(_number: int) -> None:
+            together.loop(self._stopped, threads.tell)
+
+        threads: Threads[int, Done | None]
+        few = min(LOOPS, os.cpu_count() or 1)
+        threads = Threads(loop, MOST_LOOPS, few, self._stopped)
+        yield from threads.run(together.turns(), look)
+
+    def _again(
+        self, together: Together, look: Callable[[], None]
+    ) -> Generator[Done | None, None, bool]:
+        """Fetch what was left; say whether something came."""
+
+        def do(task: Row | Range) -> Done | None:
+            done, row = self._do(task), _row(task)
+            again = row.row in together.failed
+            return done and done._replace(retries=done.retries + again)
+
+        served = False
+        with closing(self._patient(do).run(together.left, look)) as running:
+            for done in running:
+                served |= done is not None and done.status != FAILED
+                yield done
+        return served
+
+    def _patient(
+        self, do: Callable[[Row | Range], Done | None]
+    ) -> Threads[Row | Range, Done | None]:
+        # Of what was listed it is known how long a request takes.
+        store = open_store(self.mirror, self.plan.bucket(0)) if len(self.plan) else None
+        fewest = fewest_threads(store.latency if store is not None else None)
+        return Threads(do, self._most, fewest, self._stopped)
+
+    def _tasks(self) -> Iterator[Row | Range]:
+        """Give what is taken one after the other: objects, and ranges of some."""
         for row in self.plan.rows(moved=True):
             yield from self.sources.tasks(row)
 
     def _do(self, task: Row | Range) -> Done | None:
         """Do one task; None where its object is not done with it."""
-        row = task.large.row if isinstance(task, Range) else task
+        row = _row(task)
         before = tally()
         try:
             found = self.sources.fetch(task)
@@ -227,7 +284,7 @@ class _Copy:
     def stop(self, why: str) -> None:
         """End the copy; what is not there yet is said to have failed for this."""
         self._why = why
-        self.threads.stopped.set()
+        self._stopped.set()
 
     def looking(self, limits: Limits) -> Callable[[], None]:
         """Give what looks now and then whether the copy is to end."""

@@ -1,0 +1,295 @@
+"""Many objects at once from one thread: a GET for each, by libcurl's multi interface.
+
+Everything here is asked for once. What does not come as it should ends with an error,
+and is for those who ask again; see `retrying`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote
+
+from intake_idc.errors import StorageError
+from intake_idc.storage.engine import (
+    CA_VARIABLES,
+    CONNECT_SECONDS,
+    check_range,
+    status_error,
+)
+from intake_idc.storage.store import reader
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+    from intake_idc.storage.mirror import Mirror
+
+__all__ = ["Multi", "Request", "asks_many"]
+
+BUFFER = 256 << 10
+"""Bytes of an answer that are taken at once; every thread has one such buffer."""
+LOOK_SECONDS = 0.05
+"""Seconds, at most, between two looks whether to stop."""
+WHOLE_SECONDS = 3600
+"""Seconds that one answer may take."""
+
+_HOSTS = {
+    "s3": "https://s3.us-east-1.amazonaws.com",
+    "gs": "https://storage.googleapis.com",
+}
+_PLAIN = re.compile(r"[\w./-]*", re.ASCII)
+"""What stands in a URL as it is."""
+_OK, _PARTIAL = 200, 206
+
+
+def asks_many(mirror: Mirror) -> bool:
+    """Whether a single mirror's objects can be asked for by `Multi`."""
+    return mirror.engine is None and reader(mirror) == "obstore"
+
+
+class Request(Protocol):
+    """A GET of an object, or of a range of one, and what is done with the answer.
+
+    Methods are called from the thread of its `Multi`, and raise nothing.
+    """
+
+    @property
+    def bucket(self) -> str:
+        """AWS name of the bucket."""
+
+    @property
+    def key(self) -> str:
+        """Key below the bucket's root."""
+
+    @property
+    def start(self) -> int:
+        """First byte."""
+
+    @property
+    def stop(self) -> int | None:
+        """Byte after the last; None is the end."""
+
+    def take(self, data: bytes) -> bool:
+        """Take the bytes that follow; False if no more of them are wanted."""
+
+    def end(self, etag: str | None, error: StorageError | None) -> None:
+        """Take note that all bytes came, of which version, or why they did not."""
+
+
+class Multi:
+    """Sends requests to one mirror, many at a time, each once. One thread has it.
+
+    Parameters
+    ----------
+    mirror : Mirror
+        One of which `asks_many` holds.
+    """
+
+    def __init__(self, mirror: Mirror) -> None:
+        import pycurl
+
+        self._mirror = mirror
+        self._roots: dict[str, tuple[str, str]] = {}
+        self._multi = pycurl.CurlMulti()
+        self._live: dict[Any, _Handle] = {}
+        self._free: list[_Handle] = []
+        self.latency: float | None = None
+        """Seconds until the first byte of the fastest answer; None before one came."""
+
+    def run(
+        self,
+        following: Callable[[int], Request | None],
+        stopped: threading.Event,
+    ) -> None:
+        """Send requests until there are no more, and all are answered.
+
+        Parameters
+        ----------
+        following : callable
+            Called with the number of requests in flight; gives the next, or None
+            where there is to be none now. It is asked again after each answer.
+        stopped : threading.Event
+            When it is set, all that are in flight are given up.
+        """
+        try:
+            while not stopped.is_set():
+                while (request := following(len(self._live))) is not None:
+                    self._begin(request)
+                if not self._live:
+                    return
+                self._multi.perform()
+                if not self._ended():
+                    self._wait()
+        finally:
+            self._close()
+
+    def _wait(self) -> None:
+        """Wait until there is something to do, or it is time to look."""
+        due = self._multi.timeout()
+        if due:
+            self._multi.select(
+                LOOK_SECONDS if due < 0 else min(LOOK_SECONDS, due / 1e3)
+            )
+
+    def _begin(self, request: Request) -> None:
+        handle = self._free.pop() if self._free else _Handle(self._mirror)
+        root, url = self._root(request.bucket)
+        key = request.key if _PLAIN.fullmatch(request.key) else quote(request.key)
+        handle.begin(request, f"{url}/{key}", f"{root}/{request.key}")
+        self._multi.add_handle(handle.curl)
+        self._live[handle.curl] = handle
+
+    def _root(self, bucket: str) -> tuple[str, str]:
+        """Give the root of a bucket as IDC writes it, and as it is asked for."""
+        found = self._roots.get(bucket)
+        if found is None:
+            root = self._mirror.bucket_root(bucket)
+            base = (self._mirror.endpoint_url or _HOSTS[self._mirror.scheme]).rstrip(
+                "/"
+            )
+            found = root, f"{base}/{quote(root.split('://', 1)[1])}"
+            self._roots[bucket] = found
+        return found
+
+    def _ended(self) -> bool:
+        """Take note of what was answered; say whether there was something."""
+        _, whole, broken = self._multi.info_read()
+        for curl in whole:
+            self._end(curl, "")
+        for curl, _, why in broken:
+            self._end(curl, why)
+        return bool(whole or broken)
+
+    def _end(self, curl: Any, why: str) -> None:
+        handle = self._live.pop(curl)
+        self._multi.remove_handle(curl)
+        seconds = handle.latency()
+        if seconds is not None:
+            self.latency = min(seconds, self.latency or seconds)
+        self._free.append(handle)
+        handle.end(why)
+
+    def _close(self) -> None:
+        for curl, handle in self._live.items():
+            self._multi.remove_handle(curl)
+            handle.end("it was given up")
+        for handle in (*self._live.values(), *self._free):
+            handle.curl.close()
+        self._live, self._free = {}, []
+        self._multi.close()
+
+
+class _Handle:
+    """What libcurl needs of one connection; taken up again by request after request."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        import pycurl
+
+        self._mirror = mirror
+        self._lines: list[bytes] = []
+        self._ranged = False
+        self.curl = curl = pycurl.Curl()
+        for option, value in (
+            (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
+            (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1),
+            # In a thread no signal may be used.
+            (pycurl.NOSIGNAL, 1),
+            (pycurl.USERAGENT, "intake-idc"),
+            (pycurl.BUFFERSIZE, BUFFER),
+            (pycurl.CONNECTTIMEOUT_MS, round(CONNECT_SECONDS * 1000)),
+            (pycurl.TIMEOUT, WHOLE_SECONDS),
+            # A server that has gone quiet.
+            (pycurl.LOW_SPEED_LIMIT, 1),
+            (pycurl.LOW_SPEED_TIME, max(1, round(mirror.read_timeout))),
+            (pycurl.HEADERFUNCTION, self._lines.append),
+            (pycurl.WRITEFUNCTION, self._take),
+        ):
+            curl.setopt(option, value)
+        trusted = _trusted(mirror)
+        if trusted:
+            curl.setopt(pycurl.CAINFO, trusted)
+        if os.name == "nt":
+            curl.setopt(pycurl.SSL_OPTIONS, pycurl.SSLOPT_NATIVE_CA)
+
+    def begin(self, request: Request, url: str, name: str) -> None:
+        """Take up a request; ``name`` is what it is called in errors."""
+        import pycurl
+
+        self._request, self._name = request, name
+        self._lines.clear()
+        self._right: bool | None = None
+        self._refused = False
+        self.curl.setopt(pycurl.URL, url)
+        if self._ranged:
+            self.curl.unsetopt(pycurl.RANGE)
+        start, stop = request.start, request.stop
+        self._ranged = bool(start or stop is not None)
+        if self._ranged:
+            self.curl.setopt(
+                pycurl.RANGE, f"{start}-{'' if stop is None else stop - 1}"
+            )
+
+    def _take(self, data: bytes) -> int:
+        if self._right is None:
+            self._right = self._error("") is None
+        if self._right and self._request.take(data):
+            return len(data)
+        self._refused = self._right
+        return -1
+
+    def latency(self) -> float | None:
+        """Give the seconds until the first byte; None where none came."""
+        import pycurl
+
+        first = self.curl.getinfo(pycurl.STARTTRANSFER_TIME)
+        sent = self.curl.getinfo(pycurl.PRETRANSFER_TIME)
+        return max(0.0, first - sent) if first else None
+
+    def end(self, why: str) -> None:
+        """Tell the request how it ended."""
+        error = self._error("" if self._right is False or self._refused else why)
+        self._request.end(self._etag(), error)
+
+    def _error(self, why: str) -> StorageError | None:
+        status = self._status()
+        if status and status not in (_OK, _PARTIAL):
+            return status_error(self._name, status, wait=self._header("retry-after"))
+        if why:
+            return StorageError(f"{self._name}: {why}", url=self._name)
+        if self._ranged or status != _OK:
+            said = {"Content-Range": self._header("content-range")}
+            try:
+                check_range(self._name, said, self._request.start, status)
+            except StorageError as error:
+                return error
+        return None
+
+    def _status(self) -> int:
+        """Give the status of the answer; 0 where there is none yet."""
+        # libcurl tells nothing of it while it hands over the bytes.
+        for line in reversed(self._lines):
+            if line.startswith(b"HTTP/"):
+                words = line.split(None, 2)
+                return int(words[1]) if words[1:] and words[1].isdigit() else 0
+        return 0
+
+    def _header(self, name: str) -> str:
+        """Give a header of the answer; "" where it has none."""
+        start = f"{name}:".encode()
+        for line in reversed(self._lines):
+            if line[: len(start)].lower() == start:
+                return line[len(start) :].decode("latin-1").strip()
+            if line.startswith(b"HTTP/"):
+                break
+        return ""
+
+    def _etag(self) -> str | None:
+        return self._mirror.tag(self._header("etag") or None)
+
+
+def _trusted(mirror: Mirror) -> str | None:
+    """Give the file of certificates to trust, where the environment names one."""
+    own, usual = (os.environ.get(name) for name in CA_VARIABLES)
+    return (own if mirror.scheme == "s3" else None) or usual
