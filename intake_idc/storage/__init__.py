@@ -20,13 +20,19 @@ from intake_idc.storage.mirror import (
     Mirror,
     resolve_mirror,
 )
-from intake_idc.storage.multi import Multi, asks_many
 from intake_idc.storage.pool import REQUESTS, each
 from intake_idc.storage.ranged import Ranged
 from intake_idc.storage.retrying import tally
 from intake_idc.storage.saving import save
 from intake_idc.storage.store import IN_FLIGHT, Store, reader
-from intake_idc.storage.threads import Threads, fewest_threads, most_threads
+from intake_idc.storage.threads import fewest_threads, most_threads
+from intake_idc.storage.together import (
+    StoppedError,
+    Together,
+    Ways,
+    gather,
+    most_together,
+)
 
 __all__ = [
     "CONNECTIONS",
@@ -37,23 +43,25 @@ __all__ = [
     "Instance",
     "Listed",
     "Mirror",
-    "Multi",
     "ObjectCache",
     "Ranged",
+    "StoppedError",
     "Store",
     "Stored",
-    "Threads",
-    "asks_many",
+    "Together",
+    "Ways",
     "check_same",
     "check_told",
     "choice",
     "each",
     "fewest_threads",
     "filesystem",
+    "gather",
     "instances",
     "list_all",
     "list_series",
     "most_threads",
+    "most_together",
     "open_store",
     "read_instance",
     "reader",

@@ -98,6 +98,11 @@ class Multi:
         self.latency: float | None = None
         """Seconds until the first byte of the fastest answer; None before one came."""
 
+    @property
+    def buckets(self) -> list[str]:
+        """AWS names of the buckets that were asked."""
+        return list(self._roots)
+
     def run(
         self,
         following: Callable[[int], Request | None],

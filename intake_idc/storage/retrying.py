@@ -343,11 +343,15 @@ class Retrying:
                 _here.retries = tally() + 1
                 log.info("attempt %d failed, trying again: %s", attempts, error)
             else:
-                self._served += 1
-                self._reached = True
-                self._budget.served()
-                self._breaker.served()
+                self.answered()
                 return result
+
+    def answered(self) -> None:
+        """Count a request that went well."""
+        self._served += 1
+        self._reached = True
+        self._budget.served()
+        self._breaker.served()
 
     def _most(self) -> int:
         return self.patience.attempts if self._reached else self.patience.unreached

@@ -65,14 +65,23 @@ class Store:
         """List the objects below a prefix, in order of their keys."""
         began = time.monotonic()
         found = self._call(lambda: self._engine.list(prefix))
-        seconds = time.monotonic() - began
-        self._fastest = min(seconds, self._fastest or seconds)
+        self.answers_in(time.monotonic() - began)
         return found
+
+    def answers_in(self, seconds: float | None) -> None:
+        """Note that it gave an answer in so many seconds; see `latency`."""
+        if seconds is not None:
+            self._fastest = min(seconds, self._fastest or seconds)
 
     @property
     def latency(self) -> float | None:
-        """Seconds of the fastest listing so far; None before the first."""
+        """Seconds of the fastest answer so far; None before the first."""
         return self._fastest
+
+    def answered(self) -> None:
+        """Count a request that went well and was sent past it; see `Multi`."""
+        if self._retrying is not None:
+            self._retrying.answered()
 
     def folders(self, prefix: str) -> tuple[str, ...]:
         """Give the names of the folders right below a prefix, sorted."""

@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 from intake_idc.storage.pool import alone
 from intake_idc.storage.retrying import give_up_with
@@ -14,7 +14,7 @@ from intake_idc.storage.retrying import give_up_with
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
-__all__ = ["Threads", "fewest_threads", "most_threads"]
+__all__ = ["Pace", "Threads", "fewest_threads", "most_threads", "open_files"]
 
 FEWEST = 8
 """Threads at the beginning, at most, where it is not known how long a request takes: on
@@ -42,15 +42,19 @@ Result = TypeVar("Result")
 
 def most_threads() -> int:
     """Give how many threads a copy may have, each with a file and two connections."""
+    limit = open_files()
+    return MOST if limit is None else max(1, min(MOST, (limit - FILES_LEFT) // 3))
+
+
+def open_files() -> int | None:
+    """Give how many files the process may have open; None where there is no limit."""
     try:
         import resource
     except ImportError:
         # Windows has no such limit.
-        return MOST
+        return None
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY:
-        return MOST
-    return max(1, min(MOST, (limit - FILES_LEFT) // 3))
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def fewest_threads(latency: float | None) -> int:
@@ -78,6 +82,8 @@ class Threads(Generic[Item, Result]):
     stopped : threading.Event, optional
         Set when what has not begun shall not begin, and what runs shall end; one of
         its own by default.
+    pace : Pace, optional
+        Says when there shall be more of them; by default where the line is waited for.
     """
 
     def __init__(
@@ -86,6 +92,7 @@ class Threads(Generic[Item, Result]):
         most: int = MOST,
         fewest: int | None = None,
         stopped: threading.Event | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._function = function
         self._most, self._fewest = most, min(fewest or fewest_threads(None), most)
@@ -93,6 +100,7 @@ class Threads(Generic[Item, Result]):
         self._events: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._source: Iterator[Item] = iter(())
+        self._pace = pace or _Help()
         self.stopped = stopped or threading.Event()
         """Set when what has not begun shall not begin, and what runs shall end."""
 
@@ -112,7 +120,7 @@ class Threads(Generic[Item, Result]):
         self._source = iter(items)
         look()
         self._grow(self._fewest)
-        pace, ended = _Pace(), 0
+        ended = 0
         looked, until = time.monotonic(), None
         try:
             while ended < len(self._threads):
@@ -133,13 +141,11 @@ class Threads(Generic[Item, Result]):
                 elif kind == "error":
                     raise cast("BaseException", value)
                 elif kind == "result":
-                    if pace.more_help(len(self._threads)) and not ended:
+                    if self._pace.more_help(len(self._threads)) and not ended:
                         self._grow(min(GROWTH * len(self._threads), self._most))
                     yield cast("Result", value)
         finally:
-            if ended < len(self._threads):
-                self.stopped.set()
-                self._leave(until or time.monotonic() + LEAVE_SECONDS)
+            self._leave(ended, until or time.monotonic() + LEAVE_SECONDS)
 
     def _grow(self, to: int) -> None:
         while len(self._threads) < to:
@@ -166,12 +172,22 @@ class Threads(Generic[Item, Result]):
         finally:
             self._events.put(("end", None))
 
-    def _leave(self, until: float) -> None:
+    def _leave(self, ended: int, until: float) -> None:
+        if ended == len(self._threads):
+            return
+        self.stopped.set()
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
 
 
-class _Pace:
+class Pace(Protocol):
+    """Says whether more threads would help."""
+
+    def more_help(self, threads: int) -> bool:
+        """Count a result; say whether there should be more threads than these."""
+
+
+class _Help:
     """Sees whether more threads help, after each round of results."""
 
     def __init__(self) -> None:

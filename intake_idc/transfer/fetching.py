@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from intake_idc.errors import IntegrityError, WrongSize
-from intake_idc.storage import check_told, open_store
+from intake_idc.storage import StoppedError, check_told, open_store
 from intake_idc.transfer.hashing import Hasher
 from intake_idc.transfer.memory import Memory
 from intake_idc.transfer.places import LocalPlace
@@ -58,10 +58,6 @@ class Done(NamedTuple):
     kind: str = ""
     """Of a failure: ``hash`` where the bytes differ, ``space`` where there is no
     room, ``stopped`` where it was given up."""
-
-
-class StoppedError(Exception):
-    """The copy is to end, and this object with it."""
 
 
 class Progress:

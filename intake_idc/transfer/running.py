@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import errno
-import os
 import threading
 import time
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from intake_idc.errors import IDCError, IntegrityError, TransferError
-from intake_idc.storage import Threads, fewest_threads, open_store, tally
+from intake_idc.storage import (
+    StoppedError,
+    Ways,
+    fewest_threads,
+    gather,
+    most_together,
+    open_store,
+    tally,
+)
 from intake_idc.transfer.account import Account
 from intake_idc.transfer.fetching import (
     FAILED,
     Done,
     Fetcher,
     Progress,
-    StoppedError,
 )
 from intake_idc.transfer.hashing import check_checksum
 from intake_idc.transfer.large import Range
 from intake_idc.transfer.places import FOLDER_OF_RECORDS, LocalPlace
 from intake_idc.transfer.records import Journal
 from intake_idc.transfer.remote import RemotePlace, target_of
+from intake_idc.transfer.requests import request
 from intake_idc.transfer.sources import Sources, most_threads_of
 from intake_idc.transfer.space import check_space
-from intake_idc.transfer.together import MOST_LOOPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -40,14 +47,11 @@ if TYPE_CHECKING:
     from intake_idc.transfer.records import Origin
     from intake_idc.transfer.remote import Target
     from intake_idc.transfer.report import Report
-    from intake_idc.transfer.together import Together
 
 __all__ = ["CANCELLED", "Limits", "failed", "run"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What a file system says that has no room left."""
-LOOPS = 8
-"""Threads, at most, that many requests are sent from at first; else one for a core."""
 CANCELLED = "the copy was cancelled"
 """Why objects are not there that were given up from another thread."""
 
@@ -194,7 +198,8 @@ class _Copy:
         most = most_threads_of(mirror)
         if isinstance(place, RemotePlace):
             most = min(most, place.most)
-        self._most = min(most, threads or most)
+        together = most_together()
+        self._most = min(together, threads or together), min(most, threads or most)
         self._stopped = threading.Event()
         self.fetcher = Fetcher(plan, place, progress, checksum, self._stopped)
         self.sources = Sources(mirror, self.fetcher)
@@ -204,56 +209,28 @@ class _Copy:
     # What is to be done.
 
     def run(self, look: Callable[[], None]) -> Generator[Done | None, None, None]:
-        """Fetch all there is to fetch; give what becomes of each as it does.
+        """Fetch all there is to fetch; give what becomes of each as it does."""
+        local = isinstance(self.fetcher.place, LocalPlace)
+        ways: Ways[Row | Range, Done | None] = Ways(
+            partial(request, self.fetcher) if local else None,
+            self._do,
+            lambda done: done and done._replace(retries=done.retries + 1),
+            lambda done: done is not None and done.status != FAILED,
+        )
+        yield from gather(
+            self._tasks(),
+            self.mirror,
+            ways,
+            most=self._most,
+            fewest=self._fewest,
+            stopped=self._stopped,
+            look=look,
+        )
 
-        Many at a time where the store can be asked so, and then, with patience, those
-        that did not come. A store that serves none of these is asked by those with
-        patience alone.
-        """
-        tasks = self._tasks()
-        while (together := self.sources.together(tasks, self._most)) is not None:
-            yield from self._together(together, look)
-            if together.left and not (yield from self._again(together, look)):
-                break
-            if together.ended or self._stopped.is_set():
-                return
-        yield from self._patient(self._do).run(tasks, look)
-
-    def _together(
-        self, together: Together, look: Callable[[], None]
-    ) -> Generator[Done | None, None, None]:
-        def loop(_number: int) -> None:
-            together.loop(self._stopped, threads.tell)
-
-        threads: Threads[int, Done | None]
-        few = min(LOOPS, os.cpu_count() or 1)
-        threads = Threads(loop, MOST_LOOPS, few, self._stopped)
-        yield from threads.run(together.turns(), look)
-
-    def _again(
-        self, together: Together, look: Callable[[], None]
-    ) -> Generator[Done | None, None, bool]:
-        """Fetch what was left; say whether something came."""
-
-        def do(task: Row | Range) -> Done | None:
-            done, row = self._do(task), _row(task)
-            again = row.row in together.failed
-            return done and done._replace(retries=done.retries + again)
-
-        served = False
-        with closing(self._patient(do).run(together.left, look)) as running:
-            for done in running:
-                served |= done is not None and done.status != FAILED
-                yield done
-        return served
-
-    def _patient(
-        self, do: Callable[[Row | Range], Done | None]
-    ) -> Threads[Row | Range, Done | None]:
+    def _fewest(self) -> int:
         # Of what was listed it is known how long a request takes.
         store = open_store(self.mirror, self.plan.bucket(0)) if len(self.plan) else None
-        fewest = fewest_threads(store.latency if store is not None else None)
-        return Threads(do, self._most, fewest, self._stopped)
+        return fewest_threads(store.latency if store is not None else None)
 
     def _tasks(self) -> Iterator[Row | Range]:
         """Give what is taken one after the other: objects, and ranges of some."""

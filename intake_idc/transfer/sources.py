@@ -6,18 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from intake_idc.errors import IDCError, IntegrityError, StorageError
-from intake_idc.storage import (
-    CONNECTIONS,
-    asks_many,
-    choice,
-    each,
-    most_threads,
-    reader,
-)
+from intake_idc.storage import CONNECTIONS, choice, each, most_threads, reader
 from intake_idc.transfer.large import Large, Range, is_large, ranges
 from intake_idc.transfer.places import LocalPlace
 from intake_idc.transfer.s5cmd import S5cmd
-from intake_idc.transfer.together import Together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,27 +75,6 @@ class Sources:
             yield row
         else:
             yield from ranges(Large(self._fetcher, row, mirror))
-
-    def together(self, tasks: Iterator[Row | Range], most: int) -> Together | None:
-        """Give what fetches many at a time from the mirror that is first now.
-
-        Parameters
-        ----------
-        tasks : iterator
-            What is to be fetched.
-        most : int
-            Requests in flight at most.
-
-        Returns
-        -------
-        Together or None
-            None where each is to be fetched by a thread of its own.
-        """
-        number = self._choice.order()[0] if self._choice is not None else 0
-        mirror = self._mirrors[number]
-        if not isinstance(self._fetcher.place, LocalPlace) or not asks_many(mirror):
-            return None
-        return Together(self._fetcher, mirror, number, tasks, most)
 
     def _splits(self, row: Row) -> bool:
         return is_large(row.size) and self._fetcher.place.splits

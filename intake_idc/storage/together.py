@@ -1,0 +1,286 @@
+"""Many things asked for together, and those that did not come again, with patience.
+
+A few threads send many requests each; see `multi`. Each thing is asked for once that
+way. What does not come as it should is left to threads that ask for one at a time and
+again, as `retrying` says; so nothing is given up here, and nothing waited for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from intake_idc.errors import IDCError, NoSpace
+from intake_idc.storage.choosing import choice, open_store
+from intake_idc.storage.multi import Multi, asks_many
+from intake_idc.storage.threads import FILES_LEFT, Pace, Threads, open_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    from intake_idc.storage.mirror import Mirror
+    from intake_idc.storage.multi import Request
+
+__all__ = ["StoppedError", "Together", "Ways", "gather"]
+
+log = logging.getLogger(__name__)
+
+AT_FIRST = 16
+"""Requests in flight until it is known how long an answer takes."""
+A_SECOND = 12_000
+"""Requests in flight for each second that an answer takes to begin."""
+MOST = 384
+"""Requests in flight at most; each has a connection, and may have a file."""
+VAIN = 32
+"""Failures in a row after which only those with patience ask."""
+FEW_LOOPS, MOST_LOOPS = 8, 64
+"""Threads at first, at most, else one for each core; and where files are slow."""
+SLOW_SECONDS = 0.003
+"""Seconds that a file takes of a thread, on average, where more threads help."""
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class StoppedError(Exception):
+    """All is to end, and what is under way with it."""
+
+
+def most_together() -> int:
+    """Give how many requests may be in flight, each with a connection and a file."""
+    limit = open_files()
+    return MOST if limit is None else max(1, min(MOST, (limit - FILES_LEFT) // 2))
+
+
+class Together(Pace, Generic[Task, Result]):
+    """Asks one mirror for many things at a time, each once.
+
+    Parameters
+    ----------
+    mirror : Mirror
+        One of which `asks_many` holds.
+    number : int
+        Its number among several.
+    tasks : iterator
+        What is to be asked for.
+    request : callable
+        Gives the request for a task; None where it is to be left. What it raises as
+        `StoppedError` drops the task; as another error of this package, or of the
+        system, leaves it.
+    most : int
+        Requests in flight at most.
+    stopped : threading.Event
+        Set when what runs shall end.
+    """
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        number: int,
+        tasks: Iterator[Task],
+        request: Callable[[Together[Task, Result], Task], Request | None],
+        most: int,
+        stopped: threading.Event,
+    ) -> None:
+        self.mirror, self.number = mirror, number
+        self._tasks, self._request, self._most = tasks, request, most
+        self._stopped = stopped
+        self._lock = threading.Lock()
+        self._loops: list[Multi] = []
+        self._in_files, self._files = 0.0, 0
+        self._vain = 0
+        self._over = False
+        few = min(FEW_LOOPS, os.cpu_count() or 1)
+        self._threads: Threads[int, Result | None]
+        self._threads = Threads(self._loop, MOST_LOOPS, few, stopped, self)
+        self.left: list[Task] = []
+        """What is to be asked for by others."""
+        self.failed: set[int] = set()
+        """Of these the places that were asked for in vain."""
+        self.ended = False
+        """Whether there is nothing more to ask for."""
+
+    def run(self, look: Callable[[], object]) -> Generator[Result, None, None]:
+        """Give the results as they come; see `Threads.run`."""
+        turns = itertools.takewhile(lambda _: not self._over, itertools.count())
+        with closing(self._threads.run(turns, look)) as running:
+            for result in running:
+                if result is not None:
+                    yield result
+
+    def _loop(self, _turn: int) -> None:
+        multi = Multi(self.mirror)
+        with self._lock:
+            self._loops.append(multi)
+        try:
+            multi.run(self._following, self._stopped)
+        finally:
+            with self._lock:
+                self._loops.remove(multi)
+            for bucket in multi.buckets:
+                open_store(self.mirror, bucket).answers_in(multi.latency)
+
+    def more_help(self, threads: int) -> bool:
+        """Say whether there should be more threads: where files are what is slow."""
+        return self._files > threads and self._in_files > SLOW_SECONDS * self._files
+
+    def _share(self) -> int:
+        """Give how many requests a loop may have in flight."""
+        answers = [loop.latency for loop in self._loops if loop.latency is not None]
+        wanted = max(AT_FIRST, round(min(answers, default=0.0) * A_SECOND))
+        return -(-min(wanted, self._most) // max(1, len(self._loops)))
+
+    def _following(self, live: int) -> Request | None:
+        if live >= self._share():
+            return None
+        while not self._over:
+            with self._lock:
+                task = next(self._tasks, _NOTHING)
+            if task is _NOTHING:
+                self.ended = self._over = True
+                return None
+            try:
+                request = self._request(self, task)
+            except StoppedError:
+                return None
+            except (IDCError, OSError) as error:
+                self.leave(task, error, asked=False)
+            else:
+                if request is not None:
+                    return request
+                self.left.append(task)
+        return None
+
+    # What requests say.
+
+    def came(self, result: Result | None, bucket: str, seconds: float = 0.0) -> None:
+        """Take what became of one that came as it should.
+
+        Parameters
+        ----------
+        result : object
+            Told to who asked, unless it is None.
+        bucket : str
+            AWS name of the bucket that it is of.
+        seconds : float
+            That its file took.
+        """
+        self._vain = 0
+        self._in_files += seconds
+        self._files += 1
+        open_store(self.mirror, bucket).answered()
+        if result is not None:
+            self._threads.tell(result)
+
+    def leave(self, task: Task, error: Exception, *, asked: bool = True) -> None:
+        """Leave a task to others, for the error that it met."""
+        if isinstance(error, StoppedError):
+            return
+        log.info("is left to be asked for again: %s", error)
+        # What is of this machine does not get better by asking the store.
+        here = isinstance(error, NoSpace) or not isinstance(error, IDCError)
+        with self._lock:
+            if asked:
+                self.failed.add(len(self.left))
+                self._vain += 1
+            self.left.append(task)
+            self._over |= here or self._vain >= VAIN
+
+
+_NOTHING: Any = object()
+
+
+class Ways(NamedTuple, Generic[Task, Result]):
+    """The two ways by which a task is done."""
+
+    request: Callable[[Together[Task, Result], Task], Request | None] | None
+    """Gives its request; see `Together`. None where it is to be done with patience."""
+    patient: Callable[[Task], Result]
+    """Does it, as often as it takes."""
+    again: Callable[[Result], Result]
+    """Says of a result that it was asked for in vain before."""
+    served: Callable[[Result], bool]
+    """Whether a result says that the store serves."""
+
+
+def gather(
+    tasks: Iterable[Task],
+    mirror: Mirror,
+    ways: Ways[Task, Result],
+    *,
+    most: tuple[int, int],
+    fewest: Callable[[], int],
+    stopped: threading.Event,
+    look: Callable[[], object] = lambda: None,
+) -> Generator[Result, None, None]:
+    """Do tasks many at a time where the store can be asked so; else one a thread.
+
+    In rounds: many together, and then, with patience, those that did not come. A store
+    that serves none of these is asked by those with patience alone.
+
+    Parameters
+    ----------
+    tasks : iterable
+        What is to be done.
+    mirror : Mirror
+        One, or one that stands for several.
+    ways : Ways
+        How it is done.
+    most : tuple of int
+        Requests in flight, and threads, at most.
+    fewest : callable
+        Gives the threads to begin with.
+    stopped : threading.Event
+        Set when what runs shall end.
+    look : callable
+        Called now and then.
+    """
+    source, every = iter(tasks), mirror.every
+
+    def patient(
+        some: Iterable[Task], function: Callable[[Task], Result] = ways.patient
+    ) -> Generator[Result, None, None]:
+        return Threads(function, most[1], fewest(), stopped).run(some, look)
+
+    while True:
+        number = choice(mirror).order()[0] if mirror.among else 0
+        if ways.request is None or not asks_many(every[number]):
+            break
+        together: Together[Task, Result]
+        together = Together(
+            every[number], number, source, ways.request, most[0], stopped
+        )
+        yield from together.run(look)
+        if stopped.is_set():
+            return
+        served = yield from _again(together, ways, patient)
+        if together.ended:
+            return
+        if not served:
+            break
+    yield from patient(source)
+
+
+def _again(
+    together: Together[Task, Result],
+    ways: Ways[Task, Result],
+    patient: Callable[..., Generator[Result, None, None]],
+) -> Generator[Result, None, bool]:
+    """Do with patience what was left; say whether the store serves."""
+    served = not together.left
+    if served:
+        return True
+
+    def one(place: int) -> Result:
+        done = ways.patient(together.left[place])
+        return ways.again(done) if place in together.failed else done
+
+    with closing(patient(range(len(together.left)), one)) as running:
+        for result in running:
+            served |= ways.served(result)
+            yield result
+    return served
