@@ -28,6 +28,7 @@ __all__ = [
     "pack_uuids",
     "packed",
     "packed_bytes",
+    "taken",
     "texts",
     "unpack_uuids",
     "uuid_halves",
@@ -36,6 +37,8 @@ __all__ = [
     "words",
 ]
 
+FEW = 4096
+"""Rows that are put together faster than what takes them is imported."""
 UUID_LENGTH = 36
 UUID_DASHES = (8, 13, 18, 23)
 _EIGHTS = ((0,), (9, 14), (19, 24), (28,))
@@ -304,6 +307,18 @@ def one(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     if column.num_chunks:
         return pa.concat_arrays(column.chunks)
     return pa.nulls(0, column.type)
+
+
+def taken(table: pa.Table, places: np.ndarray[Any, Any]) -> pa.Table:
+    """Give some rows of a table, in the order of their places here."""
+    import pyarrow as pa
+
+    if not 0 < len(places) <= FEW or table.num_rows > FEW:
+        return table.take(numbers(places))
+    # To take rows costs 40 ms of imports.
+    whole = table.combine_chunks().to_batches()[0]
+    rows = [whole.slice(place, 1) for place in places.tolist()]
+    return pa.Table.from_batches(rows).combine_chunks()
 
 
 def packed_bytes(packed: pa.Array) -> memoryview:

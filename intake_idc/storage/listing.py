@@ -6,7 +6,8 @@ import re
 import threading
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
+from urllib.parse import quote
 from uuid import UUID
 
 from intake_idc.errors import (
@@ -16,15 +17,21 @@ from intake_idc.errors import (
     StorageError,
 )
 from intake_idc.storage.choosing import choice, open_store
+from intake_idc.storage.multi import listed
 from intake_idc.storage.pool import each
-from intake_idc.storage.threads import Threads, most_threads
+from intake_idc.storage.threads import fewest_threads, most_threads
+from intake_idc.storage.together import DONE, LATER, Ways, gather, most_together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from intake_idc.errors import IDCError
     from intake_idc.manifest import Part
+    from intake_idc.storage.engine import Stored
     from intake_idc.storage.mirror import Mirror
+    from intake_idc.storage.together import Together
+
+    Numbered = tuple[int, Part]
 
 __all__ = ["Instance", "Listed", "instances", "list_all", "list_series"]
 
@@ -94,6 +101,8 @@ class Listed(NamedTuple):
     objects that are meant it lacks."""
 
 
+MOST_PAGE = 16 << 20
+"""Bytes that a page of a listing may have: 1,000 keys are about 0.3 MB."""
 LISTED_AHEAD = 1024
 """Series that may be listed while one before them is still waited for."""
 
@@ -119,17 +128,31 @@ def list_all(
     RequestError
         A part has a name that no series or bucket can have.
     """
-    ahead = threading.Semaphore(LISTED_AHEAD)
-    threads: Threads[tuple[int, Part], tuple[int, Listed]]
-    threads = Threads(partial(_told, mirror=mirror), most_threads())
+    ahead, stopped = threading.Semaphore(LISTED_AHEAD), threading.Event()
     waiting: dict[int, Listed] = {}
     following = 0
 
     def look() -> None:
         if ended() is not None:
-            threads.stopped.set()
+            stopped.set()
 
-    for number, found in threads.run(_numbered(parts, ahead, threads.stopped), look):
+    ways: Ways[Numbered, tuple[int, Listed]] = Ways(
+        partial(_page, mirror=mirror),
+        partial(_told, mirror=mirror),
+        lambda told: told,
+        lambda told: bool(told[1].instances),
+    )
+    running = gather(
+        _numbered(parts, ahead),
+        mirror,
+        ways,
+        size=0,
+        most=(most_together(), most_threads()),
+        fewest=lambda: fewest_threads(None),
+        stopped=stopped,
+        look=look,
+    )
+    for number, found in running:
         waiting[number] = found
         while following in waiting:
             ahead.release()
@@ -141,18 +164,82 @@ def list_all(
         yield waiting.get(number) or Listed((), (unasked,))
 
 
-def _numbered(
-    parts: Iterable[Part], ahead: threading.Semaphore, stopped: threading.Event
-) -> Iterator[tuple[int, Part]]:
+def _numbered(parts: Iterable[Part], ahead: threading.Semaphore) -> Iterator[Numbered]:
     """Give parts with their numbers, not too far ahead of those that were taken."""
     for numbered in enumerate(parts):
-        while not ahead.acquire(timeout=0.1):
-            if stopped.is_set():
-                return
+        while not ahead.acquire(blocking=False):
+            yield LATER
         yield numbered
 
 
-def _told(item: tuple[int, Part], mirror: Mirror) -> tuple[int, Listed]:
+def _page(
+    together: Together[Numbered, tuple[int, Listed]], item: Numbered, mirror: Mirror
+) -> _Page | None:
+    """Give the request for the first page of a listing."""
+    number, part = item
+    _check_names(part)
+    if part.objects is not None:
+        together.tell(_told((number, part), mirror))
+        return cast("None", DONE)
+    if "/" in together.mirror.bucket_root(part.aws_bucket).split("://", 1)[1]:
+        return None
+    return _Page(together, item, mirror)
+
+
+class _Page:
+    """A page of the listing of a series, and those before it; see `Request`."""
+
+    start, stop = 0, None
+
+    def __init__(
+        self,
+        together: Together[Numbered, tuple[int, Listed]],
+        item: Numbered,
+        mirror: Mirror,
+        before: tuple[Stored, ...] = (),
+        token: str = "",
+    ) -> None:
+        self._together, self._item, self._mirror = together, item, mirror
+        self._before, self._data = before, bytearray()
+        self.bucket, self.key = item[1].aws_bucket, f"{item[1].crdc_series_uuid}/"
+        more = f"&continuation-token={quote(token, safe='')}" if token else ""
+        self.query = f"list-type=2&prefix={quote(self.key, safe='')}{more}"
+
+    def take(self, pieces: Sequence[bytes]) -> bool:
+        """Take the bytes that follow."""
+        self._data += b"".join(pieces)
+        return len(self._data) <= MOST_PAGE
+
+    def end(self, etag: str | None, error: StorageError | None) -> None:
+        """Go on with the next page, or tell of the series."""
+        del etag
+        together, (number, part) = self._together, self._item
+        asked = together.mirror
+        try:
+            if error is not None:
+                raise error
+            found, token = listed(bytes(self._data), asked.series_url(part))
+            every = (
+                *self._before,
+                *(replace(s, etag=asked.tag(s.etag)) for s in found),
+            )
+            if token:
+                following = _Page(together, self._item, self._mirror, every, token)
+                together.follow(following)
+                return
+            those, lacking = _of(part, sorted(every, key=_key), asked, self._mirror)
+        except (StorageError, IntegrityError) as problem:
+            together.leave(self._item, problem)
+        else:
+            told = number, Listed(those, tuple(lacking))
+            together.came(told, part.aws_bucket)
+
+
+def _key(found: Stored) -> str:
+    return found.key
+
+
+def _told(item: Numbered, mirror: Mirror) -> tuple[int, Listed]:
     number, part = item
     try:
         found, lacking = list_series(part, mirror)
@@ -172,10 +259,7 @@ def list_series(
     part: Part, mirror: Mirror
 ) -> tuple[list[Instance], list[ObjectNotFound]]:
     """List one part as `instances` does, and say which that are meant it lacks."""
-    for name in (part.crdc_series_uuid, part.aws_bucket):
-        if not PLAIN_NAME.fullmatch(name):
-            msg = f"{name!r} is no name of a series or a bucket; nothing is looked for"
-            raise RequestError(msg, name=name)
+    _check_names(part)
     if part.objects is not None:
         return _known(part, mirror)
     if mirror.among:
@@ -184,15 +268,30 @@ def list_series(
     return _found(part, mirror, mirror)
 
 
+def _check_names(part: Part) -> None:
+    for name in (part.crdc_series_uuid, part.aws_bucket):
+        if not PLAIN_NAME.fullmatch(name):
+            msg = f"{name!r} is no name of a series or a bucket; nothing is looked for"
+            raise RequestError(msg, name=name)
+
+
 def _found(
     part: Part, asked: Mirror, mirror: Mirror
 ) -> tuple[list[Instance], list[ObjectNotFound]]:
     """List a part at one mirror, with the URLs that it has at the first of several."""
+    every = open_store(asked, part.aws_bucket).list(f"{part.crdc_series_uuid}/")
+    return _of(part, every, asked, mirror)
+
+
+def _of(
+    part: Part, every: Iterable[Stored], asked: Mirror, mirror: Mirror
+) -> tuple[list[Instance], list[ObjectNotFound]]:
+    """Hold what a mirror listed of a part against the index."""
     prefix = f"{part.crdc_series_uuid}/"
     root = mirror.bucket_root(part.aws_bucket)
     found = [
         Instance(part, stored.key, stored.size, f"{root}/{stored.key}", stored.etag)
-        for stored in open_store(asked, part.aws_bucket).list(prefix)
+        for stored in every
         if stored.key.startswith(prefix) and stored.key.endswith(".dcm")
     ]
     _check(part, found, asked)

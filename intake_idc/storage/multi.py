@@ -15,6 +15,7 @@ from intake_idc.errors import StorageError
 from intake_idc.storage.engine import (
     CA_VARIABLES,
     CONNECT_SECONDS,
+    Stored,
     check_range,
     status_error,
 )
@@ -22,14 +23,16 @@ from intake_idc.storage.store import reader
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from intake_idc.storage.mirror import Mirror
 
-__all__ = ["Multi", "Request", "asks_many"]
+__all__ = ["Multi", "Request", "asks_many", "listed"]
 
 BUFFER = 256 << 10
 """Bytes of an answer that are taken at once; every thread has one such buffer."""
+HELD = 256 << 10
+"""Bytes of an answer that are handed over at once; libcurl gives them by 16 KiB."""
 LOOK_SECONDS = 0.05
 """Seconds, at most, between two looks whether to stop."""
 WHOLE_SECONDS = 3600
@@ -42,6 +45,12 @@ _HOSTS = {
 _PLAIN = re.compile(r"[\w./-]*", re.ASCII)
 """What stands in a URL as it is."""
 _OK, _PARTIAL = 200, 206
+_NEXT = b"\r\nHTTP/"
+_STATUS = re.compile(rb"\s*HTTP/\S+ (\d{3})")
+_HEADERS = {
+    name: re.compile(rb"^" + name.encode() + rb":(.*)$", re.IGNORECASE | re.MULTILINE)
+    for name in ("etag", "content-range", "retry-after")
+}
 
 
 def asks_many(mirror: Mirror) -> bool:
@@ -50,7 +59,7 @@ def asks_many(mirror: Mirror) -> bool:
 
 
 class Request(Protocol):
-    """A GET of an object, or of a range of one, and what is done with the answer.
+    """A GET of an object, of a range, or of a listing, and who takes the answer.
 
     Methods are called from the thread of its `Multi`, and raise nothing.
     """
@@ -61,7 +70,11 @@ class Request(Protocol):
 
     @property
     def key(self) -> str:
-        """Key below the bucket's root."""
+        """Key below the bucket's root; of a listing the prefix."""
+
+    @property
+    def query(self) -> str:
+        """What is asked of the bucket, where it is no object; "" where it is one."""
 
     @property
     def start(self) -> int:
@@ -71,7 +84,7 @@ class Request(Protocol):
     def stop(self) -> int | None:
         """Byte after the last; None is the end."""
 
-    def take(self, data: bytes) -> bool:
+    def take(self, pieces: Sequence[bytes]) -> bool:
         """Take the bytes that follow; False if no more of them are wanted."""
 
     def end(self, etag: str | None, error: StorageError | None) -> None:
@@ -141,8 +154,12 @@ class Multi:
     def _begin(self, request: Request) -> None:
         handle = self._free.pop() if self._free else _Handle(self._mirror)
         root, url = self._root(request.bucket)
-        key = request.key if _PLAIN.fullmatch(request.key) else quote(request.key)
-        handle.begin(request, f"{url}/{key}", f"{root}/{request.key}")
+        if request.query:
+            url = f"{url}?{request.query}"
+        else:
+            key = request.key
+            url = f"{url}/{key if _PLAIN.fullmatch(key) else quote(key)}"
+        handle.begin(request, url, f"{root}/{request.key}")
         self._multi.add_handle(handle.curl)
         self._live[handle.curl] = handle
 
@@ -225,7 +242,10 @@ class _Handle:
         self._request, self._name = request, name
         self._lines.clear()
         self._right: bool | None = None
+        self._block: bytes | None = None
         self._refused = False
+        self._pieces: list[bytes] = []
+        self._held = 0
         self.curl.setopt(pycurl.URL, url)
         if self._ranged:
             self.curl.unsetopt(pycurl.RANGE)
@@ -236,13 +256,22 @@ class _Handle:
                 pycurl.RANGE, f"{start}-{'' if stop is None else stop - 1}"
             )
 
-    def _take(self, data: bytes) -> int:
+    def _take(self, data: bytes) -> int | None:
+        self._pieces.append(data)
+        self._held += len(data)
+        return None if self._held < HELD or self._hand_over() else -1
+
+    def _hand_over(self) -> bool:
+        """Give the request what came; False where that is no more wanted."""
         if self._right is None:
             self._right = self._error("") is None
-        if self._right and self._request.take(data):
-            return len(data)
+        if not self._pieces:
+            return True
+        pieces, self._pieces, self._held = self._pieces, [], 0
+        if self._right and self._request.take(pieces):
+            return True
         self._refused = self._right
-        return -1
+        return False
 
     def latency(self) -> float | None:
         """Give the seconds until the first byte; None where none came."""
@@ -254,6 +283,7 @@ class _Handle:
 
     def end(self, why: str) -> None:
         """Tell the request how it ended."""
+        self._hand_over()
         error = self._error("" if self._right is False or self._refused else why)
         self._request.end(self._etag(), error)
 
@@ -271,27 +301,70 @@ class _Handle:
                 return error
         return None
 
+    @property
+    def _head(self) -> bytes:
+        """Status and headers of the answer; not those of a proxy, or of one before."""
+        # libcurl tells nothing of them while it hands over the bytes.
+        if self._block is None:
+            lines = b"".join(self._lines)
+            self._block = lines[lines.rfind(_NEXT) + 2 :] if _NEXT in lines else lines
+        return self._block
+
     def _status(self) -> int:
-        """Give the status of the answer; 0 where there is none yet."""
-        # libcurl tells nothing of it while it hands over the bytes.
-        for line in reversed(self._lines):
-            if line.startswith(b"HTTP/"):
-                words = line.split(None, 2)
-                return int(words[1]) if words[1:] and words[1].isdigit() else 0
-        return 0
+        """Give the status of the answer; 0 where there is none."""
+        found = _STATUS.match(self._head)
+        return int(found[1]) if found else 0
 
     def _header(self, name: str) -> str:
         """Give a header of the answer; "" where it has none."""
-        start = f"{name}:".encode()
-        for line in reversed(self._lines):
-            if line[: len(start)].lower() == start:
-                return line[len(start) :].decode("latin-1").strip()
-            if line.startswith(b"HTTP/"):
-                break
-        return ""
+        found = _HEADERS[name].search(self._head)
+        return found[1].decode("latin-1").strip() if found else ""
 
     def _etag(self) -> str | None:
         return self._mirror.tag(self._header("etag") or None)
+
+
+def listed(page: bytes, url: str) -> tuple[list[Stored], str]:
+    """Read a page of a listing (S3 API reference, "ListObjectsV2", response).
+
+    Returns
+    -------
+    list of Stored, str
+        The objects, and the token of the page that follows; "" where none does.
+
+    Raises
+    ------
+    StorageError
+        It is no listing.
+    """
+    from xml.etree import ElementTree as ET
+
+    def text(of: ET.Element, name: str) -> str:
+        return of.findtext(f"{space}{name}") or ""
+
+    if b"<!" in page:
+        # A listing declares nothing; what does is a page of HTML, or worse.
+        msg = f"{url}: what the store answers is no listing"
+        raise StorageError(msg, url=url)
+    try:
+        root = ET.fromstring(page)  # noqa: S314  (it declares nothing)
+        space = root.tag.removesuffix("ListBucketResult")
+        found = [
+            Stored(text(one, "Key"), int(text(one, "Size")), text(one, "ETag") or None)
+            for one in root.iter(f"{space}Contents")
+        ]
+    except (ET.ParseError, ValueError) as error:
+        msg = f"{url}: what the store answers is no listing: {error}"
+        raise StorageError(msg, url=url) from error
+    if not root.tag.endswith("ListBucketResult"):
+        msg = f"{url}: what the store answers is no listing, but a {root.tag}"
+        raise StorageError(msg, url=url)
+    more = text(root, "IsTruncated").lower() == "true"
+    token = text(root, "NextContinuationToken") if more else ""
+    if more and not token:
+        msg = f"{url}: the store says that more follows, and not how to ask for it"
+        raise StorageError(msg, url=url)
+    return found, token
 
 
 def _trusted(mirror: Mirror) -> str | None:

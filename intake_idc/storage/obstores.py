@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from intake_idc.errors import MirrorError
 from intake_idc.storage.engine import (
@@ -23,6 +23,8 @@ from intake_idc.storage.engine import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from obstore.store import GCSStore, S3Store
+
     from intake_idc.storage.mirror import Mirror
 
 Made = TypeVar("Made")
@@ -37,9 +39,14 @@ class ObstoreEngine:
     holds = 2 << 20
 
     def __init__(self, mirror: Mirror, root: str) -> None:
+        self._mirror, self._root = mirror, root
+
+    @functools.cached_property
+    def _store(self) -> S3Store | GCSStore:
         from obstore.store import GCSStore, S3Store
 
-        bucket, _, prefix = root.split("://", 1)[1].partition("/")
+        mirror = self._mirror
+        bucket, _, prefix = self._root.split("://", 1)[1].partition("/")
         endpoint = mirror.endpoint_url
         shared: dict[str, Any] = {
             "prefix": prefix or None,
@@ -58,16 +65,13 @@ class ObstoreEngine:
             # `retrying` tries again, for all engines alike.
             "retry_config": {"max_retries": 0, "retry_timeout": timedelta(seconds=1)},
         }
-        self._root = root
-        self._store: S3Store | GCSStore
         if mirror.scheme == "s3":
             if endpoint:
                 shared["endpoint"] = endpoint
-            self._store = _made(S3Store, bucket, region="us-east-1", **shared)
-        else:
-            if endpoint:
-                shared["base_url"] = endpoint
-            self._store = _made(GCSStore, bucket, **shared)
+            return _made(S3Store, bucket, region="us-east-1", **shared)
+        if endpoint:
+            shared["base_url"] = endpoint
+        return _made(GCSStore, bucket, **shared)
 
     def list(self, prefix: str) -> list[Stored]:
         """List the objects below a prefix, in order of their keys."""
@@ -159,6 +163,8 @@ def _no_other_host(mirror: Mirror) -> dict[str, str]:
     obstore follows redirects and has no option against it, but one for the hosts that
     are asked past a proxy. Where the user has a proxy, that decides.
     """
+    from urllib.request import getproxies, proxy_bypass
+
     host = urlsplit(mirror.endpoint_url or "").hostname or OWN_HOSTS[mirror.scheme]
     scheme = urlsplit(mirror.endpoint_url or "https:").scheme
     if scheme in getproxies() and not proxy_bypass(host):

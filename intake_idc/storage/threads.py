@@ -12,7 +12,7 @@ from intake_idc.storage.pool import alone
 from intake_idc.storage.retrying import give_up_with
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 __all__ = ["Pace", "Threads", "fewest_threads", "most_threads", "open_files"]
 
@@ -104,9 +104,9 @@ class Threads(Generic[Item, Result]):
         self.stopped = stopped or threading.Event()
         """Set when what has not begun shall not begin, and what runs shall end."""
 
-    def tell(self, result: Result) -> None:
-        """Give a result more, from within the function."""
-        self._events.put(("result", result))
+    def tell(self, results: Sequence[Result]) -> None:
+        """Give results besides, from within the function."""
+        self._events.put(("results", results))
 
     def run(
         self, items: Iterable[Item], look: Callable[[], object] = lambda: None
@@ -129,10 +129,7 @@ class Threads(Generic[Item, Result]):
                     until = until or time.monotonic() + LEAVE_SECONDS
                     if time.monotonic() > until:
                         return
-                try:
-                    kind, value = self._events.get(timeout=LOOK_SECONDS)
-                except queue.Empty:
-                    kind, value = "nothing", None
+                kind, value = self._event()
                 if time.monotonic() - looked >= LOOK_SECONDS:
                     looked = time.monotonic()
                     look()
@@ -140,12 +137,20 @@ class Threads(Generic[Item, Result]):
                     ended += 1
                 elif kind == "error":
                     raise cast("BaseException", value)
-                elif kind == "result":
-                    if self._pace.more_help(len(self._threads)) and not ended:
-                        self._grow(min(GROWTH * len(self._threads), self._most))
-                    yield cast("Result", value)
+                elif kind == "results":
+                    for result in cast("Sequence[Result]", value):
+                        wanted = self._pace.wanted(len(self._threads))
+                        if not ended:
+                            self._grow(min(wanted, self._most))
+                        yield result
         finally:
             self._leave(ended, until or time.monotonic() + LEAVE_SECONDS)
+
+    def _event(self) -> tuple[str, object]:
+        try:
+            return self._events.get(timeout=LOOK_SECONDS)
+        except queue.Empty:
+            return "nothing", None
 
     def _grow(self, to: int) -> None:
         while len(self._threads) < to:
@@ -166,7 +171,7 @@ class Threads(Generic[Item, Result]):
                         item = next(self._source)
                     except StopIteration:
                         return
-                self._events.put(("result", self._function(item)))
+                self.tell((self._function(item),))
         except BaseException as error:  # noqa: BLE001  (raised by the consumer)
             self._events.put(("error", error))
         finally:
@@ -181,10 +186,10 @@ class Threads(Generic[Item, Result]):
 
 
 class Pace(Protocol):
-    """Says whether more threads would help."""
+    """Says how many threads help."""
 
-    def more_help(self, threads: int) -> bool:
-        """Count a result; say whether there should be more threads than these."""
+    def wanted(self, threads: int) -> int:
+        """Take note of a result; say how many threads there should be by now."""
 
 
 class _Help:
@@ -194,8 +199,11 @@ class _Help:
         self._came, self._rate = 0, 0.0
         self._began, self._used = time.monotonic(), time.process_time()
 
-    def more_help(self, threads: int) -> bool:
-        """Count a result; say whether there should be more threads than these."""
+    def wanted(self, threads: int) -> int:
+        """Take note of a result; say how many threads there should be by now."""
+        return GROWTH * threads if self._more_help(threads) else threads
+
+    def _more_help(self, threads: int) -> bool:
         self._came += 1
         now = time.monotonic()
         seconds = now - self._began

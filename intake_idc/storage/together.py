@@ -11,7 +11,9 @@ import itertools
 import logging
 import os
 import threading
-from contextlib import closing
+import time
+from collections import deque
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from intake_idc.errors import IDCError, NoSpace
@@ -25,7 +27,15 @@ if TYPE_CHECKING:
     from intake_idc.storage.mirror import Mirror
     from intake_idc.storage.multi import Request
 
-__all__ = ["StoppedError", "Together", "Ways", "gather"]
+__all__ = [
+    "DONE",
+    "LATER",
+    "StoppedError",
+    "Together",
+    "Ways",
+    "gather",
+    "most_together",
+]
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +48,27 @@ MOST = 384
 VAIN = 32
 """Failures in a row after which only those with patience ask."""
 FEW_LOOPS, MOST_LOOPS = 8, 64
-"""Threads at first, at most, else one for each core; and where files are slow."""
+"""Threads at first, at most, where things are large, else one for each core; and where
+files are slow. With small things two threads would only wait for each other."""
+HEAVY = 64 << 10
+"""Bytes of a thing, on average, from which on it is large."""
 SLOW_SECONDS = 0.003
 """Seconds that a file takes of a thread, on average, where more threads help."""
 
+FLUSH_SECONDS = 0.01
+"""Seconds for which results are gathered."""
+LATER_SECONDS = 0.005
+"""Seconds after which it is looked again for a task that was not there yet."""
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+
+LATER: Any = object()
+"""Stands for a task that is there in a while."""
+DONE: Any = object()
+"""Stands for the request of a task for which nothing has to be asked."""
+_NOTHING: Any = object()
 
 
 class StoppedError(Exception):
@@ -66,13 +91,16 @@ class Together(Pace, Generic[Task, Result]):
     number : int
         Its number among several.
     tasks : iterator
-        What is to be asked for.
+        What is to be asked for; `LATER` where that is not to be said yet.
     request : callable
-        Gives the request for a task; None where it is to be left. What it raises as
+        Gives the request for a task; None where it is to be left, and `DONE` where
+        nothing has to be asked. What it raises as
         `StoppedError` drops the task; as another error of this package, or of the
         system, leaves it.
     most : int
         Requests in flight at most.
+    size : int
+        Bytes of an answer, on average.
     stopped : threading.Event
         Set when what runs shall end.
     """
@@ -84,6 +112,7 @@ class Together(Pace, Generic[Task, Result]):
         tasks: Iterator[Task],
         request: Callable[[Together[Task, Result], Task], Request | None],
         most: int,
+        size: int,
         stopped: threading.Event,
     ) -> None:
         self.mirror, self.number = mirror, number
@@ -91,10 +120,13 @@ class Together(Pace, Generic[Task, Result]):
         self._stopped = stopped
         self._lock = threading.Lock()
         self._loops: list[Multi] = []
+        self._more: deque[Request] = deque()
+        self._told: deque[Result] = deque()
+        self._flushed = 0.0
         self._in_files, self._files = 0.0, 0
         self._vain = 0
         self._over = False
-        few = min(FEW_LOOPS, os.cpu_count() or 1)
+        few = min(FEW_LOOPS, os.cpu_count() or 1) if size > HEAVY else 1
         self._threads: Threads[int, Result | None]
         self._threads = Threads(self._loop, MOST_LOOPS, few, stopped, self)
         self.left: list[Task] = []
@@ -119,14 +151,16 @@ class Together(Pace, Generic[Task, Result]):
         try:
             multi.run(self._following, self._stopped)
         finally:
+            self._flush(last=True)
             with self._lock:
                 self._loops.remove(multi)
             for bucket in multi.buckets:
                 open_store(self.mirror, bucket).answers_in(multi.latency)
 
-    def more_help(self, threads: int) -> bool:
-        """Say whether there should be more threads: where files are what is slow."""
-        return self._files > threads and self._in_files > SLOW_SECONDS * self._files
+    def wanted(self, threads: int) -> int:
+        """Say how many threads there should be, by what came so far."""
+        slow = self._in_files > SLOW_SECONDS * self._files
+        return 2 * threads if slow and self._files > 2 * threads else threads
 
     def _share(self) -> int:
         """Give how many requests a loop may have in flight."""
@@ -135,27 +169,57 @@ class Together(Pace, Generic[Task, Result]):
         return -(-min(wanted, self._most) // max(1, len(self._loops)))
 
     def _following(self, live: int) -> Request | None:
+        self._flush()
         if live >= self._share():
             return None
-        while not self._over:
+        with suppress(IndexError):
+            return self._more.popleft()
+        while not (self._over or self._stopped.is_set()):
             with self._lock:
                 task = next(self._tasks, _NOTHING)
             if task is _NOTHING:
                 self.ended = self._over = True
-                return None
-            try:
-                request = self._request(self, task)
-            except StoppedError:
-                return None
-            except (IDCError, OSError) as error:
-                self.leave(task, error, asked=False)
-            else:
-                if request is not None:
-                    return request
-                self.left.append(task)
+            elif task is LATER:
+                if live:
+                    return None
+                time.sleep(LATER_SECONDS)
+            elif (request := self._asked(task)) is not None:
+                return request
         return None
 
+    def _asked(self, task: Task) -> Request | None:
+        """Give the request for a task; None where it is dropped, left or done."""
+        try:
+            request = self._request(self, task)
+        except StoppedError:
+            return None
+        except (IDCError, OSError) as error:
+            self.leave(task, error, asked=False)
+            return None
+        if request is None:
+            self.left.append(task)
+        return None if request is DONE else request
+
     # What requests say.
+
+    def follow(self, request: Request) -> None:
+        """Send a request more, which one that was answered leads to."""
+        self._more.append(request)
+
+    def tell(self, result: Result) -> None:
+        """Give a result for which nothing had to be asked."""
+        self._told.append(result)
+
+    def _flush(self, *, last: bool = False) -> None:
+        """Hand over the results so far, some at once: each time wakes a thread."""
+        now = time.monotonic()
+        if self._told and (last or now - self._flushed > FLUSH_SECONDS):
+            self._flushed = now
+            told = []
+            with suppress(IndexError):
+                while True:
+                    told.append(self._told.popleft())
+            self._threads.tell(told)
 
     def came(self, result: Result | None, bucket: str, seconds: float = 0.0) -> None:
         """Take what became of one that came as it should.
@@ -174,7 +238,7 @@ class Together(Pace, Generic[Task, Result]):
         self._files += 1
         open_store(self.mirror, bucket).answered()
         if result is not None:
-            self._threads.tell(result)
+            self._told.append(result)
 
     def leave(self, task: Task, error: Exception, *, asked: bool = True) -> None:
         """Leave a task to others, for the error that it met."""
@@ -189,9 +253,6 @@ class Together(Pace, Generic[Task, Result]):
                 self._vain += 1
             self.left.append(task)
             self._over |= here or self._vain >= VAIN
-
-
-_NOTHING: Any = object()
 
 
 class Ways(NamedTuple, Generic[Task, Result]):
@@ -212,6 +273,7 @@ def gather(
     mirror: Mirror,
     ways: Ways[Task, Result],
     *,
+    size: int,
     most: tuple[int, int],
     fewest: Callable[[], int],
     stopped: threading.Event,
@@ -225,11 +287,13 @@ def gather(
     Parameters
     ----------
     tasks : iterable
-        What is to be done.
+        What is to be done; `LATER` where that is not to be said yet.
     mirror : Mirror
         One, or one that stands for several.
     ways : Ways
         How it is done.
+    size : int
+        Bytes of an answer, on average.
     most : tuple of int
         Requests in flight, and threads, at most.
     fewest : callable
@@ -252,7 +316,7 @@ def gather(
             break
         together: Together[Task, Result]
         together = Together(
-            every[number], number, source, ways.request, most[0], stopped
+            every[number], number, source, ways.request, most[0], size, stopped
         )
         yield from together.run(look)
         if stopped.is_set():
@@ -262,7 +326,16 @@ def gather(
             return
         if not served:
             break
-    yield from patient(source)
+    yield from patient(_in_time(source, stopped))
+
+
+def _in_time(source: Iterator[Task], stopped: threading.Event) -> Iterator[Task]:
+    """Wait for each task that is not there yet."""
+    for task in source:
+        if task is not LATER:
+            yield task
+        elif stopped.wait(LATER_SECONDS):
+            return
 
 
 def _again(

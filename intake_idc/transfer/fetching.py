@@ -13,7 +13,7 @@ from intake_idc.transfer.places import LocalPlace
 from intake_idc.transfer.report import STATUSES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from fsspec.callbacks import Callback
 
@@ -140,7 +140,7 @@ class Fetcher:
         attempt = Attempt(self, row, mirror)
         try:
             for data in self._pieces(row, mirror):
-                attempt.take(data)
+                attempt.take((data,))
             attempt.check()
             self._hold(row, mirror)
             return attempt.commit()
@@ -290,7 +290,7 @@ class Attempt:
         self._hasher = fetcher.hasher(row)
         self._part = fetcher.part(row)
 
-    def take(self, data: Data) -> None:
+    def take(self, pieces: Sequence[Data]) -> None:
         """Write the bytes that follow.
 
         Raises
@@ -301,13 +301,15 @@ class Attempt:
             The copy is to end.
         """
         self._fetcher.check_stopped()
-        self._written += len(data)
+        size = sum(map(len, pieces))
+        self._written += size
         if self._written > self.row.size:
             self.check()
-        self._part.write(data)
+        self._part.write(pieces)
         if self._hasher is not None:
-            self._hasher.update(data)
-        self._fetcher.progress.add(len(data))
+            for data in pieces:
+                self._hasher.update(data)
+        self._fetcher.progress.add(size)
         self._told = self._written
 
     def check(self) -> None:

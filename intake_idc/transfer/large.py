@@ -10,7 +10,7 @@ from intake_idc.storage import check_same, open_store
 from intake_idc.transfer.fetching import CHUNK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from intake_idc.plan import Row
     from intake_idc.storage import Mirror, Store
@@ -165,14 +165,14 @@ class Large:
             self._fetcher.check_stopped()
             if at + len(data) > stop:
                 return at + len(data)
-            self.write(part, data, at)
+            self.write(part, (data,), at)
             at += len(data)
         return at
 
-    def write(self, part: Part, data: Data, at: int) -> None:
+    def write(self, part: Part, pieces: Sequence[Data], at: int) -> None:
         """Write bytes at their place."""
-        part.write_at(data, at)
-        self.tell(len(data))
+        part.write_at(pieces, at)
+        self.tell(sum(map(len, pieces)))
 
     def tell(self, count: int) -> None:
         """Count bytes that were written, or have to be once more."""

@@ -15,13 +15,13 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from intake_idc.errors import PlanError
 from intake_idc.files import PART, is_left, part_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from intake_idc.storage.engine import Data
 
@@ -126,22 +126,30 @@ class Part:
         self.fd, self._open = fd, True
         return os.fstat(fd).st_size
 
-    def write(self, data: Data) -> None:
+    def write(self, pieces: Sequence[Data]) -> None:
         """Write bytes at the end of those before."""
-        done, total = os.write(self.fd, data), len(data)
-        while done < total:
-            done += os.write(self.fd, memoryview(data)[done:])
+        if len(pieces) > 1 and hasattr(os, "writev"):
+            pieces = _left(pieces, os.writev(self.fd, pieces))
+        for data in pieces:
+            done, total = os.write(self.fd, data), len(data)
+            while done < total:
+                done += os.write(self.fd, memoryview(data)[done:])
 
-    def write_at(self, data: Data, place: int) -> None:
+    def write_at(self, pieces: Sequence[Data], place: int) -> None:
         """Write bytes at a place; many threads may at once."""
         if not hasattr(os, "pwrite"):
             with _one_at_a_time:
                 os.lseek(self.fd, place, os.SEEK_SET)
-                self.write(data)
+                self.write(pieces)
             return
-        done, total = os.pwrite(self.fd, data, place), len(data)
-        while done < total:
-            done += os.pwrite(self.fd, memoryview(data)[done:], place + done)
+        if len(pieces) > 1 and hasattr(os, "pwritev"):
+            done = os.pwritev(self.fd, pieces, place)
+            pieces, place = _left(pieces, done), place + done
+        for data in pieces:
+            done, total = os.pwrite(self.fd, data, place), len(data)
+            while done < total:
+                done += os.pwrite(self.fd, memoryview(data)[done:], place + done)
+            place += total
 
     def read(self) -> Iterator[bytes]:
         """Give the bytes that were written, from the beginning."""
@@ -218,6 +226,16 @@ class Part:
         # Of a large object of which no range is fetched any more.
         if getattr(self, "_open", False):
             self._close()
+
+
+def _left(pieces: Sequence[Data], done: int) -> Sequence[Data]:
+    """Give what is left of pieces of which so many bytes are written."""
+    left: list[Any] = []
+    for data in pieces:
+        if done < len(data):
+            left.append(memoryview(data)[done:] if done else data)
+        done = max(0, done - len(data))
+    return left
 
 
 _one_at_a_time = threading.Lock()

@@ -35,7 +35,7 @@ from intake_idc.transfer.places import LocalPlace
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from intake_idc.plan import Plan, Row
     from intake_idc.storage import Mirror
@@ -177,10 +177,10 @@ class RemotePart:
         self._held = 0
         self._upload: Upload | None = None
 
-    def write(self, data: Data) -> None:
+    def write(self, pieces: Sequence[Data]) -> None:
         """Write bytes at the end of those before."""
-        self._waiting.append(data)
-        self._held += len(data)
+        self._waiting.extend(pieces)
+        self._held += sum(map(len, pieces))
         # The last block is sent with the end: more than one has to be there.
         while self._held > self._block:
             whole = b"".join(bytes(piece) for piece in self._waiting)

@@ -11,6 +11,8 @@ from intake_idc.transfer.fetching import Attempt
 from intake_idc.transfer.large import Range
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from intake_idc.errors import StorageError
     from intake_idc.plan import Row
     from intake_idc.storage import Together
@@ -48,7 +50,7 @@ class _Whole:
     """An object, asked for in one request; see `Request`."""
 
     __slots__ = ("_attempt", "_error", "_fetcher", "_seconds", "_together")
-    start, stop = 0, None
+    query, start, stop = "", 0, None
 
     def __init__(self, fetcher: Fetcher, together: Asking, row: Row) -> None:
         self._fetcher, self._together = fetcher, together
@@ -67,10 +69,10 @@ class _Whole:
         """Key below the bucket's root."""
         return self._fetcher.plan.key(self._attempt.row)
 
-    def take(self, data: bytes) -> bool:
+    def take(self, pieces: Sequence[bytes]) -> bool:
         """Write the bytes that follow."""
         try:
-            self._attempt.take(data)
+            self._attempt.take(pieces)
         except Exception as error:  # noqa: BLE001  (raised at the end)
             self._error = error
         return self._error is None
@@ -97,6 +99,8 @@ class _Whole:
 class _Part:
     """A range of a large object; see `Request`."""
 
+    query = ""
+
     def __init__(self, fetcher: Fetcher, together: Asking, task: Range) -> None:
         self._fetcher, self._together, self._task = fetcher, together, task
         self._error: Exception | None = None
@@ -105,15 +109,16 @@ class _Part:
         self.bucket, self.key = plan.bucket(row.series), plan.key(row)
         self.start, self.stop = self._at, _ = task.start, task.stop
 
-    def take(self, data: bytes) -> bool:
+    def take(self, pieces: Sequence[bytes]) -> bool:
         """Write the bytes that follow."""
         large, task = self._task.large, self._task
+        size = sum(map(len, pieces))
         try:
             self._fetcher.check_stopped()
-            if self._at + len(data) > task.stop:
-                large.check(task.start, task.stop, self._at + len(data))
-            large.write(self._part, data, self._at)
-            self._at += len(data)
+            if self._at + size > task.stop:
+                large.check(task.start, task.stop, self._at + size)
+            large.write(self._part, pieces, self._at)
+            self._at += size
         except Exception as error:  # noqa: BLE001  (raised at the end)
             self._error = error
         return self._error is None

@@ -221,6 +221,7 @@ class _Copy:
             self._tasks(),
             self.mirror,
             ways,
+            size=self.plan.fetch_size // max(1, int(self.plan.moved.sum())),
             most=self._most,
             fewest=self._fewest,
             stopped=self._stopped,

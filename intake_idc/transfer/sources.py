@@ -9,7 +9,6 @@ from intake_idc.errors import IDCError, IntegrityError, StorageError
 from intake_idc.storage import CONNECTIONS, choice, each, most_threads, reader
 from intake_idc.transfer.large import Large, Range, is_large, ranges
 from intake_idc.transfer.places import LocalPlace
-from intake_idc.transfer.s5cmd import S5cmd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from intake_idc.plan import Row
     from intake_idc.storage import Mirror
     from intake_idc.transfer.fetching import Done, Fetcher
+    from intake_idc.transfer.s5cmd import S5cmd
 
 __all__ = ["Sources", "most_threads_of"]
 
@@ -26,11 +26,18 @@ def most_threads_of(mirror: Mirror) -> int:
     found = most_threads()
     for one in mirror.every:
         if one.engine == "s5cmd":
-            found = min(found, S5cmd.most)
+            found = min(found, _s5cmd().most)
         elif reader(one) == "fsspec" and one.scheme != "file":
             # All requests of such a file system are made by one loop of events.
             found = min(found, CONNECTIONS)
     return found
+
+
+def _s5cmd() -> type[S5cmd]:
+    # Few have it, and it takes some milliseconds to import.
+    from intake_idc.transfer.s5cmd import S5cmd
+
+    return S5cmd
 
 
 class Sources:
@@ -55,7 +62,7 @@ class Sources:
         self._mirrors, self._fetcher = mirror.every, fetcher
         self._choice = choice(mirror) if mirror.among else None
         self._carriers = {
-            one: S5cmd(fetcher, one)
+            one: _s5cmd()(fetcher, one)
             for one in self._mirrors
             if one.engine == "s5cmd" and isinstance(fetcher.place, LocalPlace)
         }

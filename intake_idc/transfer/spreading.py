@@ -242,7 +242,7 @@ def _put(place: LocalPlace | RemotePlace, name: str, word: bytes) -> None:
     folder, _, file = name.rpartition("/")
     part = place.part(folder, file)
     try:
-        part.write(word)
+        part.write((word,))
         part.commit()
     finally:
         part.discard()
