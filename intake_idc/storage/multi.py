@@ -31,8 +31,9 @@ __all__ = ["Multi", "Request", "asks_many", "listed"]
 
 BUFFER = 256 << 10
 """Bytes of an answer that are taken at once; every thread has one such buffer."""
-HELD = 256 << 10
-"""Bytes of an answer that are handed over at once; libcurl gives them by 16 KiB."""
+HELD, HELD_BY_ALL = 512 << 10, 12 << 20
+"""Bytes of an answer that are handed over at once, and of all answers of a thread that
+are held until then; libcurl gives them by 16 KiB."""
 LOOK_SECONDS = 0.05
 """Seconds, at most, between two looks whether to stop."""
 WHOLE_SECONDS = 3600
@@ -159,7 +160,8 @@ class Multi:
         else:
             key = request.key
             url = f"{url}/{key if _PLAIN.fullmatch(key) else quote(key)}"
-        handle.begin(request, url, f"{root}/{request.key}")
+        held = HELD_BY_ALL // (len(self._live) + 1)
+        handle.begin(request, url, f"{root}/{request.key}", min(held, HELD))
         self._multi.add_handle(handle.curl)
         self._live[handle.curl] = handle
 
@@ -235,11 +237,21 @@ class _Handle:
         if os.name == "nt":
             curl.setopt(pycurl.SSL_OPTIONS, pycurl.SSLOPT_NATIVE_CA)
 
-    def begin(self, request: Request, url: str, name: str) -> None:
-        """Take up a request; ``name`` is what it is called in errors."""
+    def begin(self, request: Request, url: str, name: str, most: int) -> None:
+        """Take up a request.
+
+        Parameters
+        ----------
+        request : Request
+            What takes the answer.
+        url, name : str
+            Where it is sent, and what it is called in errors.
+        most : int
+            Bytes of the answer to hold.
+        """
         import pycurl
 
-        self._request, self._name = request, name
+        self._request, self._name, self._most = request, name, most
         self._lines.clear()
         self._right: bool | None = None
         self._block: bytes | None = None
@@ -259,7 +271,7 @@ class _Handle:
     def _take(self, data: bytes) -> int | None:
         self._pieces.append(data)
         self._held += len(data)
-        return None if self._held < HELD or self._hand_over() else -1
+        return None if self._held < self._most or self._hand_over() else -1
 
     def _hand_over(self) -> bool:
         """Give the request what came; False where that is no more wanted."""

@@ -230,6 +230,8 @@ class Part:
 
 def _left(pieces: Sequence[Data], done: int) -> Sequence[Data]:
     """Give what is left of pieces of which so many bytes are written."""
+    if done == sum(map(len, pieces)):
+        return ()
     left: list[Any] = []
     for data in pieces:
         if done < len(data):
