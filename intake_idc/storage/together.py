@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import threading
 import time
@@ -16,7 +17,7 @@ from collections import deque
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from intake_idc.errors import IDCError, NoSpace
+from intake_idc.errors import IDCError, NoSpace, StorageError
 from intake_idc.storage.choosing import choice, open_store
 from intake_idc.storage.multi import Multi, asks_many
 from intake_idc.storage.threads import FILES_LEFT, Pace, Threads, open_files
@@ -47,6 +48,9 @@ MOST = 384
 """Requests in flight at most; each has a connection, and may have a file."""
 VAIN = 32
 """Failures in a row after which only those with patience ask."""
+BUSY, LESS = (429, 503), 0.7
+"""What a store answers that has too much to do, and how many requests in flight are
+left of those before; each answer that is right adds one."""
 FEW_LOOPS, MOST_LOOPS = 8, 64
 """Threads at first, at most, where things are large, else one for each core; and where
 files are slow. With small things two threads would only wait for each other."""
@@ -116,7 +120,8 @@ class Together(Pace, Generic[Task, Result]):
         stopped: threading.Event,
     ) -> None:
         self.mirror, self.number = mirror, number
-        self._tasks, self._request, self._most = tasks, request, most
+        self._tasks, self._request = tasks, request
+        self._most = self._at_once = float(most)
         self._stopped = stopped
         self._lock = threading.Lock()
         self._loops: list[Multi] = []
@@ -133,6 +138,9 @@ class Together(Pace, Generic[Task, Result]):
         """What is to be asked for by others."""
         self.failed: set[int] = set()
         """Of these the places that were asked for in vain."""
+        self.later: dict[int, float] = {}
+        """Of these by their places when the store wants to be asked again, at the
+        earliest: by `time.monotonic`."""
         self.ended = False
         """Whether there is nothing more to ask for."""
 
@@ -165,8 +173,8 @@ class Together(Pace, Generic[Task, Result]):
     def _share(self) -> int:
         """Give how many requests a loop may have in flight."""
         answers = [loop.latency for loop in self._loops if loop.latency is not None]
-        wanted = max(AT_FIRST, round(min(answers, default=0.0) * A_SECOND))
-        return -(-min(wanted, self._most) // max(1, len(self._loops)))
+        wanted = max(AT_FIRST, min(answers, default=0.0) * A_SECOND)
+        return math.ceil(min(wanted, self._at_once) / max(1, len(self._loops)))
 
     def _following(self, live: int) -> Request | None:
         self._flush()
@@ -234,6 +242,7 @@ class Together(Pace, Generic[Task, Result]):
             That its file took.
         """
         self._vain = 0
+        self._at_once = min(self._at_once + 1, self._most)
         self._in_files += seconds
         self._files += 1
         open_store(self.mirror, bucket).answered()
@@ -247,10 +256,15 @@ class Together(Pace, Generic[Task, Result]):
         log.info("is left to be asked for again: %s", error)
         # What is of this machine does not get better by asking the store.
         here = isinstance(error, NoSpace) or not isinstance(error, IDCError)
+        said = error.details if isinstance(error, StorageError) else {}
         with self._lock:
             if asked:
                 self.failed.add(len(self.left))
                 self._vain += 1
+            if 0 < said.get("retry_after", 0) <= self.mirror.retry_timeout:
+                self.later[len(self.left)] = time.monotonic() + said["retry_after"]
+            if said.get("status") in BUSY:
+                self._at_once = max(1.0, self._at_once * LESS)
             self.left.append(task)
             self._over |= here or self._vain >= VAIN
 
@@ -321,7 +335,7 @@ def gather(
         yield from together.run(look)
         if stopped.is_set():
             return
-        served = yield from _again(together, ways, patient)
+        served = yield from _again(together, ways, patient, stopped)
         if together.ended:
             return
         if not served:
@@ -342,6 +356,7 @@ def _again(
     together: Together[Task, Result],
     ways: Ways[Task, Result],
     patient: Callable[..., Generator[Result, None, None]],
+    stopped: threading.Event,
 ) -> Generator[Result, None, bool]:
     """Do with patience what was left; say whether the store serves."""
     served = not together.left
@@ -349,6 +364,8 @@ def _again(
         return True
 
     def one(place: int) -> Result:
+        if place in together.later:
+            stopped.wait(max(0.0, together.later[place] - time.monotonic()))
         done = ways.patient(together.left[place])
         return ways.again(done) if place in together.failed else done
 
