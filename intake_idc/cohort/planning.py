@@ -16,7 +16,7 @@ from intake_idc.release import Release
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import pyarrow as pa
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from intake_idc.manifest import Manifest, Part
     from intake_idc.plan import Plan
     from intake_idc.plan.layout import FileNames
-    from intake_idc.storage import AnyMirror
+    from intake_idc.storage import AnyMirror, Listed
     from intake_idc.transfer import Origin, Target, Truth, Verification
 
 __all__ = [
@@ -77,13 +77,11 @@ def planned(
     parts, series = _parts(cohort, layout)
     names = naming.Names()
     listing = storage.list_all(parts, place, ended)
-    listed = naming.follow(
-        listing,
-        names,
-        layout.file_names,
-        place,
-        objects=cohort.objects,
-    )
+    listed: Iterable[Listed] = listing
+    if layout.file_names != "uuid":
+        listed = naming.follow(
+            listing, names, layout.file_names, place, objects=cohort.objects
+        )
     if not isinstance(target, transfer.Target):
         target = transfer.target_of(target)
     there = target.place()

@@ -74,7 +74,8 @@ def make(
     rows = _Rows()
     folders = series.column("folder").to_pylist()
     sizes = series.column("size").to_pylist()
-    root = str(target)
+    # As it is: to make a path of it for each object takes longer than all else.
+    root = target
     returning = _returning(folders)
     seen: dict[str, Mapping[str, int] | PlanError] = {}
     folder_before = None
