@@ -25,7 +25,7 @@ from intake_idc.storage.ranged import Ranged
 from intake_idc.storage.retrying import tally
 from intake_idc.storage.saving import save
 from intake_idc.storage.store import IN_FLIGHT, Store, reader
-from intake_idc.storage.threads import fewest_threads, most_threads
+from intake_idc.storage.threads import most_threads
 from intake_idc.storage.together import (
     StoppedError,
     Together,
@@ -54,7 +54,6 @@ __all__ = [
     "check_told",
     "choice",
     "each",
-    "fewest_threads",
     "filesystem",
     "gather",
     "instances",

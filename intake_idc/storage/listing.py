@@ -19,7 +19,7 @@ from intake_idc.errors import (
 from intake_idc.storage.choosing import choice, open_store
 from intake_idc.storage.multi import listed
 from intake_idc.storage.pool import each
-from intake_idc.storage.threads import fewest_threads, most_threads
+from intake_idc.storage.threads import most_threads
 from intake_idc.storage.together import DONE, LATER, Ways, gather, most_together
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def list_all(
         ways,
         size=0,
         most=(most_together(), most_threads()),
-        fewest=lambda: fewest_threads(None),
+        latency=lambda: None,
         stopped=stopped,
         look=look,
     )

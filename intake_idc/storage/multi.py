@@ -6,8 +6,11 @@ and is for those who ask again; see `retrying`.
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import time
+from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
@@ -46,6 +49,8 @@ _HOSTS = {
 _PLAIN = re.compile(r"[\w./-]*", re.ASCII)
 """What stands in a URL as it is."""
 _OK, _PARTIAL = 200, 206
+_IN, _OUT, _REMOVE, _TIMEOUT = 1, 2, 4, -1
+"""What libcurl says of a socket: it is to be read, to be written, gone, or none."""
 _NEXT = b"\r\nHTTP/"
 _STATUS = re.compile(rb"\s*HTTP/\S+ (\d{3})")
 _HEADERS = {
@@ -99,14 +104,17 @@ class Multi:
     ----------
     mirror : Mirror
         One of which `asks_many` holds.
+    many : bool
+        Whether hundreds of requests will be in flight, rather than some.
     """
 
-    def __init__(self, mirror: Mirror) -> None:
+    def __init__(self, mirror: Mirror, *, many: bool = False) -> None:
         import pycurl
 
         self._mirror = mirror
         self._roots: dict[str, tuple[str, str]] = {}
         self._multi = pycurl.CurlMulti()
+        self._line = _Watched(self._multi) if many else _Polled(self._multi)
         self._live: dict[Any, _Handle] = {}
         self._free: list[_Handle] = []
         self.latency: float | None = None
@@ -134,23 +142,18 @@ class Multi:
         """
         try:
             while not stopped.is_set():
-                while (request := following(len(self._live))) is not None:
-                    self._begin(request)
+                self._fill(following)
                 if not self._live:
                     return
-                self._multi.perform()
-                if not self._ended():
-                    self._wait()
+                self._line.turn(lambda: self._ended() and self._fill(following))
         finally:
             self._close()
 
-    def _wait(self) -> None:
-        """Wait until there is something to do, or it is time to look."""
-        due = self._multi.timeout()
-        if due:
-            self._multi.select(
-                LOOK_SECONDS if due < 0 else min(LOOK_SECONDS, due / 1e3)
-            )
+    def _fill(self, following: Callable[[int], Request | None]) -> bool:
+        """Begin as many requests as there shall be; give True."""
+        while (request := following(len(self._live))) is not None:
+            self._begin(request)
+        return True
 
     def _begin(self, request: Request) -> None:
         handle = self._free.pop() if self._free else _Handle(self._mirror)
@@ -203,6 +206,93 @@ class Multi:
             handle.curl.close()
         self._live, self._free = {}, []
         self._multi.close()
+        self._line.close()
+
+
+class _Polled:
+    """Looks at all requests every time: the least work where they are some."""
+
+    def __init__(self, multi: Any) -> None:
+        self._multi = multi
+
+    def turn(self, more: Callable[[], bool]) -> None:
+        """Do what can be done now, or wait until there is something, for a while.
+
+        Parameters
+        ----------
+        more : callable
+            Takes note of answers, and begins other requests; False if there are none.
+        """
+        self._multi.perform()
+        if more():
+            return
+        due = self._multi.timeout()
+        seconds = LOOK_SECONDS if due < 0 else min(LOOK_SECONDS, due / 1000)
+        if seconds:
+            self._multi.select(seconds)
+
+    def close(self) -> None:
+        """Let go of what is held."""
+
+
+class _Watched:
+    """Looks at requests that something came for: the least work where they are many.
+
+    Each answer at once makes room for another request, while the others are read.
+    """
+
+    def __init__(self, multi: Any) -> None:
+        import pycurl
+
+        self._multi = multi
+        self._selector = DefaultSelector()
+        self._sockets: dict[int, int] = {}
+        self._due = math.inf
+        multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
+        multi.setopt(pycurl.M_TIMERFUNCTION, self._wake)
+
+    def turn(self, more: Callable[[], bool]) -> None:
+        """Do what can be done now, or wait as `_Polled.turn` does."""
+        seconds = min(LOOK_SECONDS, self._due - time.monotonic())
+        events = self._selector.select(max(0.0, seconds))
+        if time.monotonic() >= self._due:
+            self._act(_TIMEOUT, 0, more)
+        for key, mask in events:
+            what = _IN * bool(mask & EVENT_READ) | _OUT * bool(mask & EVENT_WRITE)
+            self._act(key.fd, what, more)
+        more()
+
+    def _act(self, socket: int, what: int, more: Callable[[], bool]) -> None:
+        """Let libcurl do what there is to do for a socket."""
+        if socket == _TIMEOUT:
+            self._due = math.inf
+        self._multi.socket_action(socket, what)
+        if more():
+            # Those that were begun are sent.
+            self._multi.socket_action(_TIMEOUT, 0)
+
+    def _watch(self, what: int, socket: int, _multi: object, _data: object) -> None:
+        """Watch a socket from now on, for other events, or no more; libcurl says so."""
+        events = EVENT_READ * bool(what & _IN) | EVENT_WRITE * bool(what & _OUT)
+        before = self._sockets.pop(socket, 0)
+        if what == _REMOVE or not events:
+            if before:
+                self._selector.unregister(socket)
+            return
+        if not before:
+            self._selector.register(socket, events)
+        elif before != events:
+            self._selector.modify(socket, events)
+        self._sockets[socket] = events
+
+    def _wake(self, milliseconds: int) -> None:
+        """Say when there is something to do whatever happens; libcurl says so."""
+        never = milliseconds < 0
+        self._due = math.inf if never else time.monotonic() + milliseconds / 1000
+
+    def close(self) -> None:
+        """Let go of what is held."""
+        self._selector.close()
 
 
 class _Handle:

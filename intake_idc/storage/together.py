@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from intake_idc.errors import IDCError, NoSpace, StorageError
 from intake_idc.storage.choosing import choice, open_store
 from intake_idc.storage.multi import Multi, asks_many
-from intake_idc.storage.threads import FILES_LEFT, Pace, Threads, open_files
+from intake_idc.storage.threads import (
+    FILES_LEFT,
+    Pace,
+    Threads,
+    fewest_threads,
+    open_files,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -46,6 +52,8 @@ A_SECOND = 12_000
 """Requests in flight for each second that an answer takes to begin."""
 MOST = 384
 """Requests in flight at most; each has a connection, and may have a file."""
+MANY = 64
+"""Requests of all threads from which on each has many; see `Multi`."""
 VAIN = 32
 """Failures in a row after which only those with patience ask."""
 BUSY, LESS = (429, 503), 0.7
@@ -105,6 +113,8 @@ class Together(Pace, Generic[Task, Result]):
         Requests in flight at most.
     size : int
         Bytes of an answer, on average.
+    latency : float, optional
+        Seconds that the fastest answer so far took to begin.
     stopped : threading.Event
         Set when what runs shall end.
     """
@@ -117,10 +127,11 @@ class Together(Pace, Generic[Task, Result]):
         request: Callable[[Together[Task, Result], Task], Request | None],
         most: int,
         size: int,
+        latency: float | None,
         stopped: threading.Event,
     ) -> None:
         self.mirror, self.number = mirror, number
-        self._tasks, self._request = tasks, request
+        self._tasks, self._request, self._latency = tasks, request, latency
         self._most = self._at_once = float(most)
         self._stopped = stopped
         self._lock = threading.Lock()
@@ -153,7 +164,7 @@ class Together(Pace, Generic[Task, Result]):
                     yield result
 
     def _loop(self, _turn: int) -> None:
-        multi = Multi(self.mirror)
+        multi = Multi(self.mirror, many=self._wanted() > MANY)
         with self._lock:
             self._loops.append(multi)
         try:
@@ -170,11 +181,15 @@ class Together(Pace, Generic[Task, Result]):
         slow = self._in_files > SLOW_SECONDS * self._files
         return 2 * threads if slow and self._files > 2 * threads else threads
 
+    def _wanted(self) -> float:
+        """Give how many requests should be in flight, by how long answers take."""
+        known = [self._latency, *(loop.latency for loop in self._loops)]
+        seconds = min((one for one in known if one is not None), default=0.0)
+        return min(max(AT_FIRST, seconds * A_SECOND), self._at_once)
+
     def _share(self) -> int:
         """Give how many requests a loop may have in flight."""
-        answers = [loop.latency for loop in self._loops if loop.latency is not None]
-        wanted = max(AT_FIRST, min(answers, default=0.0) * A_SECOND)
-        return math.ceil(min(wanted, self._at_once) / max(1, len(self._loops)))
+        return math.ceil(self._wanted() / max(1, len(self._loops)))
 
     def _following(self, live: int) -> Request | None:
         self._flush()
@@ -289,7 +304,7 @@ def gather(
     *,
     size: int,
     most: tuple[int, int],
-    fewest: Callable[[], int],
+    latency: Callable[[], float | None],
     stopped: threading.Event,
     look: Callable[[], object] = lambda: None,
 ) -> Generator[Result, None, None]:
@@ -310,8 +325,8 @@ def gather(
         Bytes of an answer, on average.
     most : tuple of int
         Requests in flight, and threads, at most.
-    fewest : callable
-        Gives the threads to begin with.
+    latency : callable
+        Gives the seconds that the fastest answer so far took to begin; None before one.
     stopped : threading.Event
         Set when what runs shall end.
     look : callable
@@ -322,7 +337,8 @@ def gather(
     def patient(
         some: Iterable[Task], function: Callable[[Task], Result] = ways.patient
     ) -> Generator[Result, None, None]:
-        return Threads(function, most[1], fewest(), stopped).run(some, look)
+        fewest = fewest_threads(latency())
+        return Threads(function, most[1], fewest, stopped).run(some, look)
 
     while True:
         number = choice(mirror).order()[0] if mirror.among else 0
@@ -330,7 +346,14 @@ def gather(
             break
         together: Together[Task, Result]
         together = Together(
-            every[number], number, source, ways.request, most[0], size, stopped
+            every[number],
+            number,
+            source,
+            ways.request,
+            most[0],
+            size,
+            latency(),
+            stopped,
         )
         yield from together.run(look)
         if stopped.is_set():

@@ -14,7 +14,6 @@ from intake_idc.errors import IDCError, IntegrityError, TransferError
 from intake_idc.storage import (
     StoppedError,
     Ways,
-    fewest_threads,
     gather,
     most_together,
     open_store,
@@ -223,15 +222,16 @@ class _Copy:
             ways,
             size=self.plan.fetch_size // max(1, int(self.plan.moved.sum())),
             most=self._most,
-            fewest=self._fewest,
+            latency=self._latency,
             stopped=self._stopped,
             look=look,
         )
 
-    def _fewest(self) -> int:
+    def _latency(self) -> float | None:
         # Of what was listed it is known how long a request takes.
-        store = open_store(self.mirror, self.plan.bucket(0)) if len(self.plan) else None
-        return fewest_threads(store.latency if store is not None else None)
+        if not len(self.plan):
+            return None
+        return open_store(self.mirror, self.plan.bucket(0)).latency
 
     def _tasks(self) -> Iterator[Row | Range]:
         """Give what is taken one after the other: objects, and ranges of some."""
