@@ -107,10 +107,18 @@ class Choice:
                 if not isinstance(error, ObjectNotFound):
                     self.failed(number)
             else:
-                with self._lock:
-                    self._failures[number] = 0
+                self._serves(number)
                 return found
         raise self._joined(failures)
+
+    def _serves(self, number: int) -> None:
+        with self._lock:
+            self._failures[number] = 0
+
+    def answered(self, number: int) -> None:
+        """Note a request that went well and was sent past it; see `Multi`."""
+        self._serves(number)
+        self._retrying.answered()
 
     def failed(self, number: int) -> None:
         """Note that a mirror did not serve."""

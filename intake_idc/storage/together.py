@@ -99,9 +99,9 @@ class Together(Pace, Generic[Task, Result]):
     Parameters
     ----------
     mirror : Mirror
-        One of which `asks_many` holds.
+        One, or one that stands for several.
     number : int
-        Its number among several.
+        Of the one among them that is asked, of which `asks_many` holds.
     tasks : iterator
         What is to be asked for; `LATER` where that is not to be said yet.
     request : callable
@@ -130,7 +130,8 @@ class Together(Pace, Generic[Task, Result]):
         latency: float | None,
         stopped: threading.Event,
     ) -> None:
-        self.mirror, self.number = mirror, number
+        self.mirror, self.number = mirror.every[number], number
+        self._choice = choice(mirror) if mirror.among else None
         self._tasks, self._request, self._latency = tasks, request, latency
         self._most = self._at_once = float(most)
         self._stopped = stopped
@@ -261,6 +262,8 @@ class Together(Pace, Generic[Task, Result]):
         self._in_files += seconds
         self._files += 1
         open_store(self.mirror, bucket).answered()
+        if self._choice is not None:
+            self._choice.answered(self.number)
         if result is not None:
             self._told.append(result)
 
@@ -332,7 +335,7 @@ def gather(
     look : callable
         Called now and then.
     """
-    source, every = iter(tasks), mirror.every
+    source = iter(tasks)
 
     def patient(
         some: Iterable[Task], function: Callable[[Task], Result] = ways.patient
@@ -342,11 +345,11 @@ def gather(
 
     while True:
         number = choice(mirror).order()[0] if mirror.among else 0
-        if ways.request is None or not asks_many(every[number]):
+        if ways.request is None or not asks_many(mirror.every[number]):
             break
         together: Together[Task, Result]
         together = Together(
-            every[number],
+            mirror,
             number,
             source,
             ways.request,
