@@ -311,6 +311,8 @@ class _Handle:
             # In a thread no signal may be used.
             (pycurl.NOSIGNAL, 1),
             (pycurl.USERAGENT, "intake-idc"),
+            # A key may have dots between slashes, and is no path.
+            (pycurl.PATH_AS_IS, 1),
             (pycurl.BUFFERSIZE, BUFFER),
             (pycurl.CONNECTTIMEOUT_MS, round(CONNECT_SECONDS * 1000)),
             (pycurl.TIMEOUT, WHOLE_SECONDS),
@@ -365,10 +367,10 @@ class _Handle:
 
     def _hand_over(self) -> bool:
         """Give the request what came; False where that is no more wanted."""
-        if self._right is None:
-            self._right = self._error("") is None
         if not self._pieces:
             return True
+        if self._right is None:
+            self._right = self._error("") is None
         pieces, self._pieces, self._held = self._pieces, [], 0
         if self._right and self._request.take(pieces):
             return True
@@ -379,15 +381,19 @@ class _Handle:
         """Give the seconds until the first byte; None where none came."""
         import pycurl
 
+        if not self._lines:
+            return None
         first = self.curl.getinfo(pycurl.STARTTRANSFER_TIME)
-        sent = self.curl.getinfo(pycurl.PRETRANSFER_TIME)
-        return max(0.0, first - sent) if first else None
+        return max(0.0, first - self.curl.getinfo(pycurl.PRETRANSFER_TIME))
 
     def end(self, why: str) -> None:
         """Tell the request how it ended."""
         self._hand_over()
-        error = self._error("" if self._right is False or self._refused else why)
-        self._request.end(self._etag(), error)
+        if self._refused:
+            why = "no more of it was wanted"
+        self._request.end(
+            self._etag(), self._error("" if self._right is False else why)
+        )
 
     def _error(self, why: str) -> StorageError | None:
         status = self._status()
@@ -452,12 +458,17 @@ def listed(page: bytes, url: str) -> tuple[list[Stored], str]:
         root = ET.fromstring(page)  # noqa: S314  (it declares nothing)
         space = root.tag.removesuffix("ListBucketResult")
         found = [
-            Stored(text(one, "Key"), int(text(one, "Size")), text(one, "ETag") or None)
+            Stored(
+                text(one, "Key"), _size(text(one, "Size")), text(one, "ETag") or None
+            )
             for one in root.iter(f"{space}Contents")
         ]
-    except (ET.ParseError, ValueError) as error:
+    except (ET.ParseError, LookupError, ValueError) as error:
         msg = f"{url}: what the store answers is no listing: {error}"
         raise StorageError(msg, url=url) from error
+    if not all(one.key for one in found):
+        msg = f"{url}: the store lists an object without a key"
+        raise StorageError(msg, url=url)
     if not root.tag.endswith("ListBucketResult"):
         msg = f"{url}: what the store answers is no listing, but a {root.tag}"
         raise StorageError(msg, url=url)
@@ -467,6 +478,14 @@ def listed(page: bytes, url: str) -> tuple[list[Stored], str]:
         msg = f"{url}: the store says that more follows, and not how to ask for it"
         raise StorageError(msg, url=url)
     return found, token
+
+
+def _size(text: str) -> int:
+    """Read a number of bytes; Python's `int` would take more than digits."""
+    if not re.fullmatch("[0-9]{1,18}", text):
+        msg = f"{text!r} is no size"
+        raise ValueError(msg)
+    return int(text)
 
 
 def _trusted(mirror: Mirror) -> str | None:

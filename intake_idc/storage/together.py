@@ -204,8 +204,11 @@ class Together(Pace, Generic[Task, Result]):
             if task is _NOTHING:
                 self.ended = self._over = True
             elif task is LATER:
+                # It may be waited for what is left, and for nothing else.
+                self._over = bool(self.left)
                 if live:
                     return None
+                self._flush(last=True)
                 time.sleep(LATER_SECONDS)
             elif (request := self._asked(task)) is not None:
                 return request

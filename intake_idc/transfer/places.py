@@ -35,6 +35,8 @@ OTHERS_SECONDS = 86_400.0
 _BY_FOLDER = {os.open, os.mkdir, os.rename, os.unlink} <= os.supports_dir_fd
 _DIRECTORY = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 _READ = 1 << 20
+PIECES = 1024
+"""Pieces that Linux and macOS write at once, at most (IOV_MAX)."""
 _SECOND = 1_000_000_000
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
@@ -128,7 +130,7 @@ class Part:
 
     def write(self, pieces: Sequence[Data]) -> None:
         """Write bytes at the end of those before."""
-        if len(pieces) > 1 and hasattr(os, "writev"):
+        if 1 < len(pieces) <= PIECES and hasattr(os, "writev"):
             pieces = _left(pieces, os.writev(self.fd, pieces))
         for data in pieces:
             done, total = os.write(self.fd, data), len(data)
@@ -142,7 +144,7 @@ class Part:
                 os.lseek(self.fd, place, os.SEEK_SET)
                 self.write(pieces)
             return
-        if len(pieces) > 1 and hasattr(os, "pwritev"):
+        if 1 < len(pieces) <= PIECES and hasattr(os, "pwritev"):
             done = os.pwritev(self.fd, pieces, place)
             pieces, place = _left(pieces, done), place + done
         for data in pieces:
