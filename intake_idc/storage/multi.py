@@ -51,6 +51,7 @@ _PLAIN = re.compile(r"[\w./-]*", re.ASCII)
 _OK, _PARTIAL = 200, 206
 _IN, _OUT, _REMOVE, _TIMEOUT = 1, 2, 4, -1
 """What libcurl says of a socket: it is to be read, to be written, gone, or none."""
+_ENCODING = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([^"']*)""")
 _NEXT = b"\r\nHTTP/"
 _STATUS = re.compile(rb"\s*HTTP/\S+ (\d{3})")
 _HEADERS = {
@@ -383,8 +384,9 @@ class _Handle:
 
         if not self._lines:
             return None
-        first = self.curl.getinfo(pycurl.STARTTRANSFER_TIME)
-        return max(0.0, first - self.curl.getinfo(pycurl.PRETRANSFER_TIME))
+        first: float = self.curl.getinfo(pycurl.STARTTRANSFER_TIME)
+        sent: float = self.curl.getinfo(pycurl.PRETRANSFER_TIME)
+        return max(0.0, first - sent)
 
     def end(self, why: str) -> None:
         """Tell the request how it ended."""
@@ -450,7 +452,8 @@ def listed(page: bytes, url: str) -> tuple[list[Stored], str]:
     def text(of: ET.Element, name: str) -> str:
         return of.findtext(f"{space}{name}") or ""
 
-    if b"<!" in page:
+    coded = _ENCODING.match(page)
+    if b"<!" in page or b"\0" in page or (coded and coded[1].lower() != b"utf-8"):
         # A listing declares nothing; what does is a page of HTML, or worse.
         msg = f"{url}: what the store answers is no listing"
         raise StorageError(msg, url=url)
@@ -482,7 +485,7 @@ def listed(page: bytes, url: str) -> tuple[list[Stored], str]:
 
 def _size(text: str) -> int:
     """Read a number of bytes; Python's `int` would take more than digits."""
-    if not re.fullmatch("[0-9]{1,18}", text):
+    if not re.fullmatch("[0-9]{1,19}", text):
         msg = f"{text!r} is no size"
         raise ValueError(msg)
     return int(text)

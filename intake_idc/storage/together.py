@@ -106,9 +106,8 @@ class Together(Pace, Generic[Task, Result]):
         What is to be asked for; `LATER` where that is not to be said yet.
     request : callable
         Gives the request for a task; None where it is to be left, and `DONE` where
-        nothing has to be asked. What it raises as
-        `StoppedError` drops the task; as another error of this package, or of the
-        system, leaves it.
+        nothing has to be asked. `StoppedError` drops the task; another error of this
+        package, or of the system, leaves it.
     most : int
         Requests in flight at most.
     size : int
@@ -143,7 +142,7 @@ class Together(Pace, Generic[Task, Result]):
         self._in_files, self._files = 0.0, 0
         self._vain = 0
         self._over = False
-        few = min(FEW_LOOPS, os.cpu_count() or 1) if size > HEAVY else 1
+        few = min(FEW_LOOPS, os.cpu_count() or 1, most) if size > HEAVY else 1
         self._threads: Threads[int, Result | None]
         self._threads = Threads(self._loop, MOST_LOOPS, few, stopped, self)
         self.left: list[Task] = []
@@ -205,7 +204,7 @@ class Together(Pace, Generic[Task, Result]):
                 self.ended = self._over = True
             elif task is LATER:
                 # It may be waited for what is left, and for nothing else.
-                self._over = bool(self.left)
+                self._over |= bool(self.left)
                 if live:
                     return None
                 self._flush(last=True)
