@@ -129,6 +129,7 @@ class Multi:
     def run(
         self,
         following: Callable[[int], Request | None],
+        ended: Callable[[], None],
         stopped: threading.Event,
     ) -> None:
         """Send requests until there are no more, and all are answered.
@@ -138,6 +139,8 @@ class Multi:
         following : callable
             Called with the number of requests in flight; gives the next, or None
             where there is to be none now. It is asked again after each answer.
+        ended : callable
+            Called after the end of each request.
         stopped : threading.Event
             When it is set, all that are in flight are given up.
         """
@@ -146,9 +149,9 @@ class Multi:
                 self._fill(following)
                 if not self._live:
                     return
-                self._line.turn(lambda: self._ended() and self._fill(following))
+                self._line.turn(lambda: self._ended(ended) and self._fill(following))
         finally:
-            self._close()
+            self._close(ended)
 
     def _fill(self, following: Callable[[int], Request | None]) -> bool:
         """Begin as many requests as there shall be; give True."""
@@ -181,13 +184,15 @@ class Multi:
             self._roots[bucket] = found
         return found
 
-    def _ended(self) -> bool:
+    def _ended(self, ended: Callable[[], None]) -> bool:
         """Take note of what was answered; say whether there was something."""
         _, whole, broken = self._multi.info_read()
         for curl in whole:
             self._end(curl, "")
+            ended()
         for curl, _, why in broken:
             self._end(curl, why)
+            ended()
         return bool(whole or broken)
 
     def _end(self, curl: Any, why: str) -> None:
@@ -199,10 +204,11 @@ class Multi:
         self._free.append(handle)
         handle.end(why)
 
-    def _close(self) -> None:
+    def _close(self, ended: Callable[[], None]) -> None:
         for curl, handle in self._live.items():
             self._multi.remove_handle(curl)
             handle.end("it was given up")
+            ended()
         for handle in (*self._live.values(), *self._free):
             handle.curl.close()
         self._live, self._free = {}, []

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import os
 import threading
 import time
 from collections import deque
 from contextlib import closing, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from intake_idc.errors import IDCError, NoSpace, StorageError
@@ -140,7 +140,7 @@ class Together(Pace, Generic[Task, Result]):
         self._told: deque[Result] = deque()
         self._flushed = 0.0
         self._in_files, self._files = 0.0, 0
-        self._vain = 0
+        self._vain = self._in_flight = 0
         self._over = False
         few = min(FEW_LOOPS, os.cpu_count() or 1, most) if size > HEAVY else 1
         self._threads: Threads[int, Result | None]
@@ -168,7 +168,7 @@ class Together(Pace, Generic[Task, Result]):
         with self._lock:
             self._loops.append(multi)
         try:
-            multi.run(self._following, self._stopped)
+            multi.run(partial(self._following, multi), self._give, self._stopped)
         finally:
             self._flush(last=True)
             with self._lock:
@@ -179,7 +179,8 @@ class Together(Pace, Generic[Task, Result]):
     def wanted(self, threads: int) -> int:
         """Say how many threads there should be, by what came so far."""
         slow = self._in_files > SLOW_SECONDS * self._files
-        return 2 * threads if slow and self._files > 2 * threads else threads
+        more = slow and self._files > 2 * threads
+        return min(2 * threads, int(self._most)) if more else threads
 
     def _wanted(self) -> float:
         """Give how many requests should be in flight, by how long answers take."""
@@ -187,14 +188,36 @@ class Together(Pace, Generic[Task, Result]):
         seconds = min((one for one in known if one is not None), default=0.0)
         return min(max(AT_FIRST, seconds * A_SECOND), self._at_once)
 
-    def _share(self) -> int:
+    def _share(self, loop: Multi) -> int:
         """Give how many requests a loop may have in flight."""
-        return math.ceil(self._wanted() / max(1, len(self._loops)))
+        loops = list(self._loops)
+        each, more = divmod(int(self._wanted()), len(loops))
+        return max(1, each + (loops.index(loop) < more))
 
-    def _following(self, live: int) -> Request | None:
+    def _following(self, loop: Multi, live: int) -> Request | None:
         self._flush()
-        if live >= self._share():
-            return None
+        while not self._take(loop, live):
+            if live or self._over or self._stopped.is_set():
+                return None
+            # What others have in flight is all there may be.
+            time.sleep(LATER_SECONDS)
+        request = self._next(live)
+        if request is None:
+            self._give()
+        return request
+
+    def _take(self, loop: Multi, live: int) -> bool:
+        """Take a request of those that there may be; False if none is left."""
+        with self._lock:
+            free = self._in_flight < self._wanted() and live < self._share(loop)
+            self._in_flight += free
+        return free
+
+    def _give(self) -> None:
+        with self._lock:
+            self._in_flight -= 1
+
+    def _next(self, live: int) -> Request | None:
         with suppress(IndexError):
             return self._more.popleft()
         while not (self._over or self._stopped.is_set()):
