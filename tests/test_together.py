@@ -8,6 +8,7 @@ it was asked.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import socket
@@ -245,11 +246,22 @@ def run(
 ) -> Multi:
     """Send requests, some at a time."""
     multi, waiting = Multi(mirror, many=many), iter(requests)
+    began = ended = 0
 
     def following(live: int) -> Asked | None:
-        return next(waiting, None) if live < most else None
+        nonlocal began
+        assert live == began - ended
+        found = next(waiting, None) if live < most else None
+        began += found is not None
+        return found
 
-    multi.run(following, lambda: None, stopped or threading.Event())
+    def end() -> None:
+        nonlocal ended
+        ended += 1
+
+    multi.run(following, end, stopped or threading.Event())
+    # Of each that was sent it is said once that it is over.
+    assert ended == began
     return multi
 
 
@@ -320,6 +332,18 @@ def test_what_comes_is_what_was_asked_for_whatever_came_before(
         else:
             assert request.error is None
             assert request.data == true[start:stop]
+
+
+@served
+def test_who_has_no_answer_is_not_told_of_the_one_before(server, many):
+    server.script({"on": named(SMALL, 1), "do": "reset", "times": EVER})
+    requests = [object_of(0), object_of(1)]
+    run(default(server), requests, many=many, most=1)
+    good, broken = requests
+    assert good.error is None
+    assert good.etag
+    assert isinstance(broken.error, StorageError)
+    assert broken.etag is None
 
 
 @served
@@ -840,6 +864,31 @@ def test_a_page_that_does_not_come_costs_the_series_once_more(server, root, faul
 
 
 @served
+def test_the_page_that_follows_is_asked_for_letter_by_letter(tmp_path):
+    series = put_series(tmp_path, 1, [1] * (PAGE - 1))
+    # The server goes on after the last key of a page.
+    for name in ("x +&=%#.dcm", "y.dcm"):
+        (tmp_path / BUCKET / series / name).write_bytes(b"1")
+    with Faulty(tmp_path) as store:
+        (found,) = list_all(parts_of(tmp_path, series), default(store))
+        assert found.errors == ()
+        assert keys([found]) == keys_of(tmp_path, series)
+        assert asked(store) == {f"list:{series}/": 2}
+
+
+@served
+def test_objects_come_in_the_order_of_their_keys_whatever_that_of_the_page(
+    server, root
+):
+    old, new = f"{SMALL}/{uuid(0)}.dcm", f"{SMALL}/x.dcm"
+    server.script({"on": f"list:{SMALL}/", "do": "say", "old": old, "new": new})
+    (found,) = list_all(parts_of(root, SMALL), default(server))
+    ((_, *expected),) = keys_of(root, SMALL)
+    assert keys([found]) == [[*expected, new]]
+    assert asked(server) == {f"list:{SMALL}/": 1}
+
+
+@served
 def test_listings_come_in_the_order_of_the_parts_whatever_comes_first(server, root):
     late = SERIES[0], SERIES[7]
     server.script(
@@ -963,8 +1012,11 @@ def test_more_series_than_may_wait_are_known(long_root):
 def test_where_the_first_mirror_fails_another_lists(server, second, root):
     server.script({"on": "*", "do": "status", "status": 503, "times": EVER})
     mirror = both(server, second)
-    found = [*list_all(parts_of(root, *SERIES, PAGES), mirror)]
-    assert keys(found) == keys_of(root, *SERIES, PAGES)
+    series = [*SERIES, PAGES, *SERIES, *SERIES]
+    found = [*list_all(parts_of(root, *series), mirror)]
+    assert keys(found) == keys_of(root, *series)
+    # Some of these were asked for with patience, and others together.
+    assert len(second.requests()) == len(series) + 1
     every = [one for series in found for one in series.instances]
     assert all(one.etag.startswith('gcs "') for one in every)
     # They are called as at the first.
@@ -1140,6 +1192,26 @@ def test_a_line_that_is_dead_is_taken_for_no_answer(server, root, tmp_path):
     }
     assert set(report.retries.values()) <= {1}
     assert set(report.retries) <= set(range(0, OBJECTS, 3))
+
+
+@served
+def test_failures_now_and_then_do_not_end_what_is_asked_together(
+    server, root, tmp_path
+):
+    # In all more than end it where they come in a row.
+    failing = range(0, MANY, 5)
+    assert len(failing) > VAIN
+    server.script(
+        *({"on": named(TINY, n), "do": "status", "status": 500} for n in failing)
+    )
+    found = cohort(root, TINY).reading_from(default(server, retry_timeout=20))
+    code, report = copied(found, tmp_path / "copy")
+    assert code == 0
+    assert dict(report.retries) == dict.fromkeys(failing, 1)
+    order = [one["target"] for one in server.requests() if "list:" not in one["target"]]
+    # Nothing is asked for again before all were asked for.
+    assert len({*order[:MANY]}) == MANY
+    assert sorted(order[MANY:]) == [named(TINY, n) for n in failing]
 
 
 @served
@@ -1462,24 +1534,25 @@ def test_a_store_that_is_silent_once_is_asked_again(server, root, tmp_path):
 
 
 @served
+@pytest.mark.usefixtures("by_ranges")
 def test_a_store_that_asks_for_time_is_given_it(server, root, tmp_path):
+    rule = {"do": "status", "status": 503, "headers": {"Retry-After": "1"}}
     server.script(
-        {
-            "on": named(SMALL, 3),
-            "do": "status",
-            "status": 503,
-            "headers": {"Retry-After": "1"},
-        }
+        {"on": f"list:{LARGE}/", **rule},
+        {"on": named(SMALL, 3), **rule},
+        {"on": named(LARGE), "skip": 2, **rule},
     )
-    found = cohort(root, SMALL).reading_from(default(server, retry_timeout=20))
+    found = cohort(root, SMALL, LARGE).reading_from(default(server, retry_timeout=20))
     code, report = copied(found, tmp_path / "copy")
-    assert (code, dict(report.retries)) == (0, {3: 1})
-    first, again = (
-        request["at"]
-        for request in server.requests()
-        if request["target"] == named(SMALL, 3)
-    )
-    assert again - first >= 1
+    assert (code, dict(report.retries)) == (0, {3: 1, OBJECTS: 1})
+    times: dict[tuple[str, str], list[float]] = {}
+    for request in server.requests():
+        what = request["target"], request["range"]
+        times.setdefault(what, []).append(request["at"])
+    twice = {what: times for what, times in times.items() if len(times) > 1}
+    # The listing, the object, and one range.
+    assert len(twice) == 3
+    assert all(again - first >= 1 for first, again in twice.values())
 
 
 @served
@@ -1768,6 +1841,9 @@ class Task(NamedTuple):
 class _Object(Asked):
     """A request that leaves its task where it does not come."""
 
+    seconds = 1.0
+    """That its file takes: so long that there may be more threads for it."""
+
     def __init__(self, together, task: Task) -> None:
         super().__init__(f"{SMALL}/{uuid(task.number % 8)}.dcm")
         self._together, self._task = together, task
@@ -1777,8 +1853,7 @@ class _Object(Asked):
         if error is not None:
             self._together.leave(self._task, error)
         else:
-            # Its file took long: there may be more threads for that.
-            self._together.came((self._task, "came"), BUCKET, 1.0)
+            self._together.came((self._task, "came"), BUCKET, self.seconds)
 
 
 def requested(together, task: Task) -> _Object | None:
@@ -1859,6 +1934,55 @@ def test_each_task_is_done_once_whatever_becomes_of_the_others(
     )
     assert requests == expected
     assert server.busiest() <= most
+
+
+@served
+def test_a_store_that_is_busy_is_asked_for_less_and_for_more_again(stores):
+    most, failing, good = 8, 16, 200
+    far = rested(stores[2])
+    rule = {"do": "status", "status": 503, "times": failing}
+    far.script({"on": named(SMALL, 0), **rule})
+    flying = 0
+    before: list[int] = []
+
+    class Counted(_Object):
+        def end(self, etag: str | None, error: StorageError | None) -> None:
+            nonlocal flying
+            flying -= 1
+            super().end(etag, error)
+
+    def counted(together, task: Task) -> Counted:
+        nonlocal flying
+        before.append(flying)
+        flying += 1
+        found = Counted(together, task)
+        found.seconds = 0.0
+        return found
+
+    tasks = [Task(0, "asked")] * failing
+    tasks += [Task(1 + number % 7, "asked") for number in range(good)]
+    ways = Ways(
+        counted,
+        lambda task: (task, "patient"),
+        lambda found: found,
+        lambda _found: True,
+    )
+    found = gather(
+        tasks,
+        default(far),
+        ways,
+        size=1,
+        most=(most, 4),
+        latency=lambda: 0.02,
+        stopped=threading.Event(),
+    )
+    assert len(list(found)) == failing + good
+    # At first as many as there may be; one after the other when these were refused.
+    assert before[:most] == [*range(most)]
+    assert set(before[most : failing + 1]) == {0}
+    # Each that comes makes room for one more, up to as many as there may be.
+    assert all(one <= number + 1 for number, one in enumerate(before[failing:]))
+    assert max(before[failing:]) == most - 1
 
 
 # Threads.
@@ -2015,6 +2139,28 @@ def test_where_the_system_takes_less_the_rest_follows(place, count):
         part.discard()
     assert signals
     assert found == piece * count
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits are those of POSIX")
+@pytest.mark.parametrize("limit", [0, 10, 35, 50, 69])
+@pytest.mark.parametrize("way", ["write", "write_at"])
+def test_what_is_written_before_the_system_takes_no_more_is_right(place, way, limit):
+    import resource
+
+    pieces = [b"a" * 30, b"", b"b" * 30, b"c" * 10]
+    part = place.part("folder", "name")
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, usual[1]))
+        written = getattr(part, way)
+        with pytest.raises(OSError) as caught:  # noqa: PT011  (its number says more)
+            written(pieces, *([0] if way == "write_at" else []))
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+        assert caught.value.errno == errno.EFBIG
+        assert b"".join(part.read()) == b"".join(pieces)[:limit]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+        part.discard()
 
 
 # Rows of a table.
