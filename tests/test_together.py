@@ -1936,16 +1936,13 @@ def test_each_task_is_done_once_whatever_becomes_of_the_others(
     assert server.busiest() <= most
 
 
-@served
-def test_a_store_that_is_busy_is_asked_for_less_and_for_more_again(stores):
-    most, failing, good = 8, 16, 200
-    far = rested(stores[2])
-    rule = {"do": "status", "status": 503, "times": failing}
-    far.script({"on": named(SMALL, 0), **rule})
-    flying = 0
-    before: list[int] = []
+def flown(store: Faulty, tasks: list[Task], most: int) -> list[int]:
+    """Do tasks; give how many requests were in flight when each was sent."""
+    flying, found = 0, []
 
     class Counted(_Object):
+        seconds = 0.0
+
         def end(self, etag: str | None, error: StorageError | None) -> None:
             nonlocal flying
             flying -= 1
@@ -1953,36 +1950,54 @@ def test_a_store_that_is_busy_is_asked_for_less_and_for_more_again(stores):
 
     def counted(together, task: Task) -> Counted:
         nonlocal flying
-        before.append(flying)
+        found.append(flying)
         flying += 1
-        found = Counted(together, task)
-        found.seconds = 0.0
-        return found
+        return Counted(together, task)
 
-    tasks = [Task(0, "asked")] * failing
-    tasks += [Task(1 + number % 7, "asked") for number in range(good)]
     ways = Ways(
         counted,
         lambda task: (task, "patient"),
-        lambda found: found,
-        lambda _found: True,
+        lambda told: told,
+        lambda _told: True,
     )
-    found = gather(
-        tasks,
-        default(far),
+    results = gather(
+        (LATER if task.kind == "later" else task for task in tasks),
+        default(store),
         ways,
         size=1,
         most=(most, 4),
         latency=lambda: 0.02,
         stopped=threading.Event(),
     )
-    assert len(list(found)) == failing + good
+    assert len(list(results)) == sum(task.kind != "later" for task in tasks)
+    return found
+
+
+@served
+def test_a_store_that_is_busy_is_asked_for_less_and_for_more_again(stores):
+    most, failing, good = 8, 16, 200
+    far = rested(stores[2])
+    rule = {"do": "status", "status": 503, "times": failing}
+    far.script({"on": named(SMALL, 0), **rule})
+    tasks = [Task(0, "asked")] * failing
+    tasks += [Task(1 + number % 7, "asked") for number in range(good)]
+    before = flown(far, tasks, most)
     # At first as many as there may be; one after the other when these were refused.
     assert before[:most] == [*range(most)]
     assert set(before[most : failing + 1]) == {0}
     # Each that comes makes room for one more, up to as many as there may be.
     assert all(one <= number + 1 for number, one in enumerate(before[failing:]))
     assert max(before[failing:]) == most - 1
+
+
+@served
+def test_a_task_that_is_not_there_yet_takes_no_place_of_others(stores):
+    most = 8
+    tasks = [Task(number, "asked") for number in range(2 * most)]
+    tasks += [Task(number, ("asked", "later")[number % 2]) for number in range(100)]
+    tasks += [Task(number, "asked") for number in range(100)]
+    before = flown(rested(stores[2]), tasks, most)
+    assert max(before[-50:]) == most - 1
 
 
 # Threads.
@@ -2143,11 +2158,14 @@ def test_where_the_system_takes_less_the_rest_follows(place, count):
 
 @pytest.mark.skipif(os.name == "nt", reason="limits are those of POSIX")
 @pytest.mark.parametrize("limit", [0, 10, 35, 50, 69])
+@pytest.mark.parametrize("ends", [[70], [30, 30, 60, 70]], ids=["one", "some"])
 @pytest.mark.parametrize("way", ["write", "write_at"])
-def test_what_is_written_before_the_system_takes_no_more_is_right(place, way, limit):
+def test_what_is_written_before_the_system_takes_no_more_is_right(
+    place, way, ends, limit
+):
     import resource
 
-    pieces = [b"a" * 30, b"", b"b" * 30, b"c" * 10]
+    pieces = [bytes(range(*pair)) for pair in itertools.pairwise([0, *ends])]
     part = place.part("folder", "name")
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
