@@ -118,6 +118,7 @@ class Multi:
         self._line = _Watched(self._multi) if many else _Polled(self._multi)
         self._live: dict[Any, _Handle] = {}
         self._free: list[_Handle] = []
+        self._looked = 0.0
         self.latency: float | None = None
         """Seconds until the first byte of the fastest answer; None before one came."""
 
@@ -150,6 +151,7 @@ class Multi:
                 if not self._live:
                     return
                 self._line.turn(lambda: self._ended(ended) and self._fill(following))
+                self._leave_silent(ended)
         finally:
             self._close(ended)
 
@@ -203,6 +205,20 @@ class Multi:
             self.latency = min(seconds, self.latency or seconds)
         self._free.append(handle)
         handle.end(why)
+
+    def _leave_silent(self, ended: Callable[[], None]) -> None:
+        """Give up what nothing has come of for too long.
+
+        libcurl would see it as well, but takes the average of some seconds more.
+        """
+        now, most = time.monotonic(), self._mirror.read_timeout
+        if now - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        silent = [own for own in self._live.values() if now - own.heard() > most]
+        for handle in silent:
+            self._end(handle.curl, f"nothing came for {most:g} seconds")
+            ended()
 
     def _close(self, ended: Callable[[], None]) -> None:
         for curl, handle in self._live.items():
@@ -323,9 +339,6 @@ class _Handle:
             (pycurl.BUFFERSIZE, BUFFER),
             (pycurl.CONNECTTIMEOUT_MS, round(CONNECT_SECONDS * 1000)),
             (pycurl.TIMEOUT, WHOLE_SECONDS),
-            # A server that has gone quiet.
-            (pycurl.LOW_SPEED_LIMIT, 1),
-            (pycurl.LOW_SPEED_TIME, max(1, round(mirror.read_timeout))),
             (pycurl.HEADERFUNCTION, self._lines.append),
             (pycurl.WRITEFUNCTION, self._take),
         ):
@@ -352,6 +365,7 @@ class _Handle:
 
         self._request, self._name, self._most = request, name, most
         self._lines.clear()
+        self._told, self._heard = 0, time.monotonic()
         self._right: bool | None = None
         self._block: bytes | None = None
         self._refused = False
@@ -367,7 +381,15 @@ class _Handle:
                 pycurl.RANGE, f"{start}-{'' if stop is None else stop - 1}"
             )
 
+    def heard(self) -> float:
+        """Give when something came, by `time.monotonic`; or when it was begun."""
+        # Of headers no time is told, only how many there are.
+        if len(self._lines) != self._told:
+            self._told, self._heard = len(self._lines), time.monotonic()
+        return self._heard
+
     def _take(self, data: bytes) -> int | None:
+        self._heard = time.monotonic()
         self._pieces.append(data)
         self._held += len(data)
         return None if self._held < self._most or self._hand_over() else -1
