@@ -73,7 +73,8 @@ from intake_idc.storage import (
     read_instance,
 )
 from intake_idc.storage.listing import LISTED_AHEAD
-from intake_idc.storage.multi import HELD, Multi, asks_many, listed
+from intake_idc.storage.multi import HELD, Multi, asks_many
+from intake_idc.storage.pages import listed
 from intake_idc.storage.retrying import Budget, _budget
 from intake_idc.storage.threads import Threads
 from intake_idc.storage.together import DONE, LATER, VAIN

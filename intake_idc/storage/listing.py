@@ -17,7 +17,7 @@ from intake_idc.errors import (
     StorageError,
 )
 from intake_idc.storage.choosing import choice, open_store
-from intake_idc.storage.multi import listed
+from intake_idc.storage.pages import listed
 from intake_idc.storage.pool import each
 from intake_idc.storage.threads import most_threads
 from intake_idc.storage.together import DONE, LATER, Ways, gather, most_together
