@@ -72,6 +72,7 @@ from intake_idc.storage import (
     list_all,
     read_instance,
 )
+from intake_idc.storage.engine import check_range
 from intake_idc.storage.listing import LISTED_AHEAD
 from intake_idc.storage.multi import HELD, Multi, asks_many
 from intake_idc.storage.pages import listed
@@ -862,6 +863,34 @@ def test_a_page_that_does_not_come_costs_the_series_once_more(server, root, faul
     assert found.errors == ()
     assert keys([found]) == keys_of(root, PAGES)
     assert asked(server)[f"list:{PAGES}/"] == 4 - (fault["do"] == "say")
+
+
+@served
+@pytest.mark.timeout(20)
+def test_pages_that_lead_to_themselves_end(server, root):
+    server.script(
+        {
+            "on": f"list:{SMALL}/",
+            "do": "say",
+            "old": "<IsTruncated>false</IsTruncated>",
+            "new": "<IsTruncated>true</IsTruncated>"
+            "<NextContinuationToken>0</NextContinuationToken>",
+            "times": EVER,
+        }
+    )
+    (found,) = list_all(parts_of(root, SMALL), default(server))
+    assert found.instances == ()
+    (error,) = found.errors
+    assert isinstance(error, IntegrityError)
+    assert "others follow" in str(error)
+    assert asked(server)[f"list:{SMALL}/"] == 2
+
+
+@pytest.mark.parametrize("digits", ["0" * 5000, "1" * 20])
+def test_a_range_of_more_digits_than_a_size_has_is_refused(digits):
+    said = {"Content-Range": f"bytes {digits}-9/10"}
+    with pytest.raises(StorageError, match="a range was asked for"):
+        check_range("s3://b/k", said, int(digits[:20]), 206)
 
 
 @served

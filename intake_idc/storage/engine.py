@@ -231,7 +231,8 @@ def check_range(
     StorageError
         The server did not heed the range: it gave the whole, or a page.
     """
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
+    said = headers.get("Content-Range", "")
+    found = re.fullmatch(r"bytes (\d{1,19})-\d{1,19}/(\d{1,19}|\*)", said)
     if found is None or int(found[1]) != start:
         said = f"status {status}" if status is not None else "no such range"
         msg = f"{url}: a range was asked for, and the store answers with {said}"

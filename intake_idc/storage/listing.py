@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -152,12 +153,14 @@ def list_all(
         stopped=stopped,
         look=look,
     )
-    for number, found in running:
-        waiting[number] = found
-        while following in waiting:
-            ahead.release()
-            yield waiting.pop(following)
-            following += 1
+    # Its threads end with it.
+    with closing(running):
+        for number, found in running:
+            waiting[number] = found
+            while following in waiting:
+                ahead.release()
+                yield waiting.pop(following)
+                following += 1
     for number in range(following, len(parts)):
         url = mirror.series_url(parts[number])
         unasked = StorageError(f"{url} was not listed: {ended()}", url=url)
@@ -200,7 +203,7 @@ class _Page:
         token: str = "",
     ) -> None:
         self._together, self._item, self._mirror = together, item, mirror
-        self._before, self._data = before, bytearray()
+        self._before, self._token, self._data = before, token, bytearray()
         self.bucket, self.key = item[1].aws_bucket, f"{item[1].crdc_series_uuid}/"
         more = f"&continuation-token={quote(token, safe='')}" if token else ""
         self.query = f"list-type=2&prefix={quote(self.key, safe='')}{more}"
@@ -219,10 +222,16 @@ class _Page:
             if error is not None:
                 raise error
             found, token = listed(bytes(self._data), asked.series_url(part))
-            every = (
-                *self._before,
-                *(replace(s, etag=asked.tag(s.etag)) for s in found),
-            )
+            if asked.place:
+                found = [replace(one, etag=asked.tag(one.etag)) for one in found]
+            every = (*self._before, *found)
+            if token and self._is_endless(token, len(every)):
+                # To ask with patience would never end either.
+                url = asked.series_url(part)
+                msg = f"{url} lists {len(every)} objects, and says that others follow"
+                endless = IntegrityError(msg, url=url, count=len(every))
+                together.tell((number, Listed((), (endless,))))
+                return
             if token:
                 following = _Page(together, self._item, self._mirror, every, token)
                 together.follow(following)
@@ -233,6 +242,11 @@ class _Page:
         else:
             told = number, Listed(those, tuple(lacking))
             together.came(told, part.aws_bucket)
+
+    def _is_endless(self, token: str, count: int) -> bool:
+        """Whether pages lead to themselves, or to more objects than there are."""
+        known = self._item[1].instanceCount
+        return token == self._token or (known is not None and count > known)
 
 
 def _key(found: Stored) -> str:

@@ -36,6 +36,10 @@ BUFFER = 256 << 10
 HELD, HELD_BY_ALL = 512 << 10, 12 << 20
 """Bytes of an answer that are handed over at once, and of all answers of a thread that
 are held until then; libcurl gives them by 16 KiB."""
+PIECES = 512
+"""Pieces of an answer that are held, at most, however small a server sends them."""
+SELECTED = 1000
+"""Number from which on a file is too late for `select`, which knows 1,024."""
 LOOK_SECONDS = 0.05
 """Seconds, at most, between two looks whether to stop."""
 WHOLE_SECONDS = 3600
@@ -50,7 +54,7 @@ _PLAIN = re.compile(r"[\w./-]*", re.ASCII)
 _OK, _PARTIAL = 200, 206
 _IN, _OUT, _REMOVE, _TIMEOUT = 1, 2, 4, -1
 """What libcurl says of a socket: it is to be read, to be written, gone, or none."""
-_NEXT = b"\r\nHTTP/"
+_NEXT = re.compile(rb"\r?\n(?=HTTP/)")
 _STATUS = re.compile(rb"\s*HTTP/\S+ (\d{3})")
 _HEADERS = {
     name: re.compile(rb"^" + name.encode() + rb":(.*)$", re.IGNORECASE | re.MULTILINE)
@@ -113,6 +117,7 @@ class Multi:
         self._mirror = mirror
         self._roots: dict[str, tuple[str, str]] = {}
         self._multi = pycurl.CurlMulti()
+        many = many or _next_file() >= SELECTED
         self._line = _Watched(self._multi) if many else _Polled(self._multi)
         self._live: dict[Any, _Handle] = {}
         self._free: list[_Handle] = []
@@ -373,7 +378,7 @@ class _Handle:
         if self._ranged:
             self.curl.unsetopt(pycurl.RANGE)
         start, stop = request.start, request.stop
-        self._ranged = bool(start or stop is not None)
+        self._ranged, self._start = bool(start or stop is not None), start
         if self._ranged:
             self.curl.setopt(
                 pycurl.RANGE, f"{start}-{'' if stop is None else stop - 1}"
@@ -390,7 +395,8 @@ class _Handle:
         self._heard = time.monotonic()
         self._pieces.append(data)
         self._held += len(data)
-        return None if self._held < self._most or self._hand_over() else -1
+        room = self._held < self._most and len(self._pieces) < PIECES
+        return None if room or self._hand_over() else -1
 
     def _hand_over(self) -> bool:
         """Give the request what came; False where that is no more wanted."""
@@ -419,9 +425,11 @@ class _Handle:
         self._hand_over()
         if self._refused:
             why = "no more of it was wanted"
-        self._request.end(
-            self._etag(), self._error("" if self._right is False else why)
-        )
+        error = self._error("" if self._right is False else why)
+        # What it holds is let go of before this is taken up again.
+        request = self._request
+        del self._request
+        request.end(self._etag(), error)
 
     def _error(self, why: str) -> StorageError | None:
         status = self._status()
@@ -432,7 +440,7 @@ class _Handle:
         if self._ranged or status != _OK:
             said = {"Content-Range": self._header("content-range")}
             try:
-                check_range(self._name, said, self._request.start, status)
+                check_range(self._name, said, self._start, status)
             except StorageError as error:
                 return error
         return None
@@ -442,8 +450,7 @@ class _Handle:
         """Status and headers of the answer; not those of a proxy, or of one before."""
         # libcurl tells nothing of them while it hands over the bytes.
         if self._block is None:
-            lines = b"".join(self._lines)
-            self._block = lines[lines.rfind(_NEXT) + 2 :] if _NEXT in lines else lines
+            self._block = _NEXT.split(b"".join(self._lines))[-1]
         return self._block
 
     def _status(self) -> int:
@@ -458,6 +465,13 @@ class _Handle:
 
     def _etag(self) -> str | None:
         return self._mirror.tag(self._header("etag") or None)
+
+
+def _next_file() -> int:
+    """Give the number that the next file to be opened will have."""
+    number = os.open(os.devnull, os.O_RDONLY)
+    os.close(number)
+    return number
 
 
 def _trusted(mirror: Mirror) -> str | None:

@@ -118,11 +118,11 @@ class Threads(Generic[Item, Result]):
         called first, and now and then meanwhile.
         """
         self._source = iter(items)
-        look()
-        self._grow(self._fewest)
         ended = 0
         looked, until = time.monotonic(), None
         try:
+            look()
+            self._grow(self._fewest)
             while ended < len(self._threads):
                 if self.stopped.is_set():
                     # What waits for a store that is silent does not notice.

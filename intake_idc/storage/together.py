@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from intake_idc.errors import IDCError, NoSpace, StorageError
 from intake_idc.storage.choosing import choice, open_store
 from intake_idc.storage.multi import Multi, asks_many
+from intake_idc.storage.retrying import is_transient
 from intake_idc.storage.threads import (
     FILES_LEFT,
     Pace,
@@ -54,6 +55,8 @@ MOST = 384
 """Requests in flight at most; each has a connection, and may have a file."""
 MANY = 64
 """Requests of all threads from which on each has many; see `Multi`."""
+MOST_LEFT = 1024
+"""Tasks that are left to others in one round, at most."""
 VAIN = 32
 """Failures in a row after which only those with patience ask."""
 BUSY, LESS = (429, 503), 0.7
@@ -88,9 +91,12 @@ class StoppedError(Exception):
 
 
 def most_together() -> int:
-    """Give how many requests may be in flight, each with a connection and a file."""
+    """Give how many requests may be in flight.
+
+    Each has a connection, a file and its folder.
+    """
     limit = open_files()
-    return MOST if limit is None else max(1, min(MOST, (limit - FILES_LEFT) // 2))
+    return MOST if limit is None else max(1, min(MOST, (limit - FILES_LEFT) // 3))
 
 
 class Together(Pace, Generic[Task, Result]):
@@ -246,7 +252,10 @@ class Together(Pace, Generic[Task, Result]):
             self.leave(task, error, asked=False)
             return None
         if request is None:
-            self.left.append(task)
+            with self._lock:
+                self.left.append(task)
+                # What follows may be many, and is not to wait for a round of all.
+                self._over |= len(self.left) >= MOST_LEFT
         return None if request is DONE else request
 
     # What requests say.
@@ -303,13 +312,16 @@ class Together(Pace, Generic[Task, Result]):
         with self._lock:
             if asked:
                 self.failed.add(len(self.left))
-                self._vain += 1
+                # That there is no such object says that the store serves.
+                final = isinstance(error, StorageError) and not is_transient(error)
+                self._vain = 0 if final else self._vain + 1
             if 0 < said.get("retry_after", 0) <= self.mirror.retry_timeout:
                 self.later[len(self.left)] = time.monotonic() + said["retry_after"]
             if said.get("status") in BUSY:
                 self._at_once = max(1.0, self._at_once * LESS)
             self.left.append(task)
             self._over |= here or self._vain >= VAIN
+            self._over |= len(self.left) >= MOST_LEFT
 
 
 class Ways(NamedTuple, Generic[Task, Result]):
