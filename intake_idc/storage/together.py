@@ -14,8 +14,9 @@ import threading
 import time
 from collections import deque
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from intake_idc.errors import IDCError, NoSpace, StorageError
 from intake_idc.storage.choosing import choice, open_store
@@ -324,7 +325,8 @@ class Together(Pace, Generic[Task, Result]):
             self._over |= len(self.left) >= MOST_LEFT
 
 
-class Ways(NamedTuple, Generic[Task, Result]):
+@dataclass(frozen=True)
+class Ways(Generic[Task, Result]):
     """The two ways by which a task is done."""
 
     request: Callable[[Together[Task, Result], Task], Request | None] | None
