@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from intake_idc.errors import IDCError
 from intake_idc.storage import StoppedError, check_told
@@ -147,6 +147,6 @@ def _of(together: Asking, done: Done) -> Done:
     return done._replace(mirror=together.number) if together.number else done
 
 
-def _raise(error: Exception | None) -> Any:
+def _raise(error: Exception | None) -> None:
     if error is not None:
         raise error

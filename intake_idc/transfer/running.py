@@ -64,7 +64,8 @@ class Limits:
     cancel: threading.Event | None = None
     """Set from another thread to give up what is not there."""
     threads: int | None = None
-    """Threads at most; None is as many as this process may have."""
+    """Requests in flight at most, and threads; None is as many as this process may
+    have."""
     began: float = field(default_factory=time.monotonic)
     """When the seconds of ``timeout`` began, on the clock of this process."""
 

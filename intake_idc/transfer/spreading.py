@@ -57,7 +57,8 @@ __all__ = ["Client", "spread"]
 AHEAD = 2
 """Shares for each thread that the scheduler holds, those that run among them."""
 THREADS = 64
-"""Threads of all workers on one machine: more do not make a copy faster."""
+"""Requests in flight, and threads for them, of all workers on one machine: more do not
+make a copy faster."""
 RETRIES = 2
 """How often a share is begun again that raised something."""
 LOOK_SECONDS = 0.05
