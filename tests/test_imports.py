@@ -68,6 +68,19 @@ def test_counting_a_cohort_loads_no_network():
     assert loaded_by(code, ["ssl", "http.client", "asyncio", "fsspec"]) == set()
 
 
+def test_a_command_loads_no_other():
+    code = (
+        "import contextlib, io\n"
+        "from intake_idc.cli import main\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        "    main(['copy', '--help'])\n"
+    )
+    others = ["intake_idc.cli.exports", "intake_idc.cli.sets", "intake_idc.cohort"]
+    assert loaded_by(code, ["intake_idc.cli.copies", *others]) == {
+        "intake_idc.cli.copies"
+    }
+
+
 def test_every_public_name_is_found_and_listed():
     code = (
         "import intake_idc\n"

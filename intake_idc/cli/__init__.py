@@ -10,6 +10,7 @@ A room for each family of commands; what they share is in ``options`` and ``outp
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import threading
@@ -19,18 +20,6 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from intake_idc._version import __version__
-from intake_idc.cli import (
-    bodies,
-    caches,
-    cohorts,
-    copies,
-    exports,
-    headers,
-    locks,
-    releases,
-    sets,
-    tables,
-)
 from intake_idc.cli.ending import Ended, until_signals
 from intake_idc.errors import EmptySelection, IDCError
 
@@ -87,8 +76,50 @@ def _end(code: int, *, own: bool) -> NoReturn:
     sys.exit(code)
 
 
+class _Rooms(click.Group):
+    """Commands, of which each is loaded when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Give the names of all, sorted."""
+        return sorted({*super().list_commands(ctx), *_ROOMS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Give a command by its name; None where there is none."""
+        room = _ROOMS.get(cmd_name)
+        if room is None:
+            return super().get_command(ctx, cmd_name)
+        found: click.Command
+        found = getattr(importlib.import_module(f"intake_idc.cli.{room}"), cmd_name)
+        return found
+
+
+_ROOMS = {
+    "api": "bodies",
+    "cache": "caches",
+    "cite": "cohorts",
+    "clinical": "exports",
+    "copy": "copies",
+    "diff": "releases",
+    "export": "exports",
+    "headers": "headers",
+    "history": "releases",
+    "lock": "locks",
+    "objects": "exports",
+    "releases": "releases",
+    "repair": "copies",
+    "restore": "locks",
+    "select": "cohorts",
+    "split": "sets",
+    "tables": "tables",
+    "verify": "copies",
+}
+"""Commands, and the modules that they are in."""
+
+
 @click.group(
-    name="intake-idc", context_settings={"help_option_names": ["-h", "--help"]}
+    name="intake-idc",
+    cls=_Rooms,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="intake-idc")
 def command() -> None:
@@ -120,15 +151,4 @@ def demo(mirror: str | None) -> None:
     demonstration.run(mirror, say=click.echo)
 
 
-for _verb in (
-    demo,
-    *(releases.releases, releases.diff, releases.history),
-    *(cohorts.select, cohorts.cite, sets.split),
-    *(copies.copy, copies.verify, copies.repair),
-    *(locks.lock, locks.restore),
-    *(tables.tables, caches.cache),
-    *(exports.export, exports.clinical, exports.objects),
-    headers.headers,
-    bodies.api,
-):
-    command.add_command(_verb)
+command.add_command(demo)
