@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,8 @@ class ListedRows(FixedRows):
         self.spec = release.spec
         self.digest = release.digest
         self.lock = None
+        self._lock = threading.Lock()
+        self._table: pa.Table | None = None
 
     def __len__(self) -> int:
         return len(self.uuids)
@@ -113,6 +116,11 @@ class ListedRows(FixedRows):
         return known
 
     @property
+    def names(self) -> Collection[str]:
+        """Names of the columns."""
+        return self.columns.keys()
+
+    @property
     def _database(self) -> Database:
         return self.release._database  # noqa: SLF001
 
@@ -120,41 +128,48 @@ class ListedRows(FixedRows):
         self, columns: Collection[str] | None, positions: Sequence[int] | None = None
     ) -> str:
         del positions
-        return (
-            "SELECT * FROM kept_rows" if self._keeps(columns) else self._join(columns)
-        )
+        kept = self._kept(columns)
+        return self._join(columns) if kept is None else "SELECT * FROM kept_rows"
 
     def _quick(
         self, columns: Sequence[str], selection: Selection, *, strict: bool
     ) -> pa.Table | None:
         """Give columns that are kept as they are, where all series are meant."""
         del strict
-        if selection or self._kept is None or not self._keeps(columns):
-            return None
-        return self._kept.select(list(columns))
+        kept = None if selection else self._kept(columns)
+        return None if kept is None else kept.select(list(columns))
 
-    def _keeps(self, columns: Collection[str] | None) -> bool:
-        """Say whether these columns are all among those that are kept."""
-        if columns is None or not {*columns} <= {*MANIFEST_COLUMNS, "position"}:
-            return False
-        return self._kept is not None and {*columns} <= {*self._kept.schema.names}
+    def _kept(self, columns: Collection[str] | None) -> pa.Table | None:
+        """Give at least these columns of a manifest; each is read once.
 
-    @functools.cached_property
-    def _kept(self) -> pa.Table | None:
-        """The columns of a manifest, read once for all that is asked of them.
-
-        None for a long list, which is to be as small as its names; and where rows
-        are not found by their numbers, so that more columns take longer.
+        None where they are others; for a long list, which is to be as small as its
+        names; and where rows are not found by their numbers.
         """
+        known = {name for name in MANIFEST_COLUMNS if name in self.release.columns}
+        if columns is None or not {*columns} <= known | {"position"}:
+            return None
         if self.only is not None or self._numbers is None:
             return None
-        names = [name for name in MANIFEST_COLUMNS if name in self.release.columns]
+        with self._lock:
+            table = self._table
+            names = set() if table is None else {*table.schema.names}
+            missing = [name for name in columns if name not in names]
+            if table is None or missing:
+                self._table = table = self._with(table, missing)
+            return table
+
+    def _with(self, table: pa.Table | None, names: Sequence[str]) -> pa.Table:
+        """Read columns, and put them beside others."""
         # Put in order here: a sort of DuckDB's takes 10 MB for a few rows.
         found = self._database.arrow(self._join(names), (), self._named)
         places = numpy_of(one(found["position"]))
-        if (places[1:] > places[:-1]).all():
+        if not (places[1:] > places[:-1]).all():
+            found = taken(found, places.argsort())
+        if table is None:
             return found
-        return taken(found, places.argsort())
+        for name in names:
+            table = table.append_column(name, found[name])
+        return table
 
     @functools.cached_property
     def _numbers(self) -> pa.Array | None:
@@ -191,8 +206,9 @@ class ListedRows(FixedRows):
 
     @property
     def _registered(self) -> Mapping[str, pa.Table]:
-        kept = self.__dict__.get("_kept")
-        return self._named if kept is None else {**self._named, "kept_rows": kept}
+        if self._table is None:
+            return self._named
+        return {**self._named, "kept_rows": self._table}
 
     @functools.cached_property
     def _named(self) -> Mapping[str, pa.Table]:
