@@ -945,3 +945,35 @@ def test_a_dry_run_says_which_series_cannot_be_listed(tmp_path):
     assert "series not listed  1" in done.stdout
     assert "1 series cannot be listed" in done.stderr
     assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+@pytest.mark.parametrize(
+    ("own", "soft", "hard", "then"),
+    [
+        (True, 256, 2048, 2048),
+        (True, 256, 256, 256),
+        (True, 5000, 5000, 5000),
+        (True, 256, 5000, 4096),
+        (False, 256, 2048, 256),
+    ],
+)
+def test_the_command_may_have_more_files_open_and_who_calls_it_keeps_their_limit(
+    own, soft, hard, then
+):
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < hard:
+        pytest.skip(f"this machine lets a process have {most} files, less than {hard}")
+    code = (
+        "import contextlib, resource, sys\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
+        "from intake_idc.cli import main\n"
+        "sys.argv = ['intake-idc', '--version']\n"
+        "with contextlib.suppress(SystemExit):\n"
+        f"    main({'' if own else 'sys.argv[1:]'})\n"
+        "print(*resource.getrlimit(resource.RLIMIT_NOFILE))\n"
+    )
+    said = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert said.splitlines()[-1] == f"{then} {hard}"

@@ -21,6 +21,7 @@ import click
 
 from intake_idc._version import __version__
 from intake_idc.cli.ending import Ended, until_signals
+from intake_idc.cli.limits import open_more_files
 from intake_idc.errors import EmptySelection, IDCError
 
 if TYPE_CHECKING:
@@ -37,8 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments : sequence of str, optional
         The words after ``intake-idc``; by default those of the process.
     """
-    # Who calls it from a program has signals of their own.
+    # Who calls it from a program has signals and limits of their own.
     own = arguments is None
+    if own:
+        open_more_files()
     try:
         with until_signals() if own else nullcontext():
             command.main(arguments, prog_name="intake-idc", standalone_mode=False)
