@@ -616,7 +616,7 @@ def _say_how(
         print(f"- {left_out}")
     if given.scale < 1:
         print(f"- scale {given.scale:g}: the goals are of scale 1, and ours pays more")
-    names = "intake-idc", "pycurl", "obstore", "pyarrow", "duckdb", "idc-index-data"
+    names = "intake-idc", "httptools", "obstore", "pyarrow", "duckdb", "idc-index-data"
     print(f"- ours: {versions(given.python, *names)}")
     s5cmd = subprocess.check_output([given.s5cmd, "version"], text=True).strip()
     print(f"- s5cmd {s5cmd}")

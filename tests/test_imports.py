@@ -72,7 +72,8 @@ def test_a_command_loads_no_other():
     code = (
         "import contextlib, io\n"
         "from intake_idc.cli import main\n"
-        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        "told = io.StringIO()\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(told):\n"
         "    main(['copy', '--help'])\n"
     )
     others = ["intake_idc.cli.exports", "intake_idc.cli.sets", "intake_idc.cohort"]

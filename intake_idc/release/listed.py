@@ -153,7 +153,7 @@ class ListedRows(FixedRows):
         with self._lock:
             table = self._table
             names = set() if table is None else {*table.schema.names}
-            missing = [name for name in columns if name not in names]
+            missing = [name for name in dict.fromkeys(columns) if name not in names]
             if table is None or missing:
                 self._table = table = self._with(table, missing)
             return table
@@ -164,7 +164,7 @@ class ListedRows(FixedRows):
         found = self._database.arrow(self._join(names), (), self._named)
         places = numpy_of(one(found["position"]))
         if not (places[1:] > places[:-1]).all():
-            found = taken(found, places.argsort())
+            found = taken(found, places.argsort(kind="stable"))
         if table is None:
             return found
         for name in names:

@@ -27,6 +27,7 @@ from intake_idc.storage.saving import save
 from intake_idc.storage.store import IN_FLIGHT, Store, reader
 from intake_idc.storage.threads import most_threads
 from intake_idc.storage.together import (
+    Answers,
     StoppedError,
     Together,
     Ways,
@@ -38,6 +39,7 @@ __all__ = [
     "CONNECTIONS",
     "IN_FLIGHT",
     "REQUESTS",
+    "Answers",
     "AnyMirror",
     "EngineName",
     "Instance",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import obstore
 
-    Data = bytes | obstore.Bytes
+    Data = bytes | memoryview | obstore.Bytes
     """Bytes as a transport gives them: with a length, and without a copy."""
 
 __all__ = [

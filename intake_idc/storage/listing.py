@@ -21,14 +21,21 @@ from intake_idc.storage.choosing import choice, open_store
 from intake_idc.storage.pages import listed
 from intake_idc.storage.pool import each
 from intake_idc.storage.threads import most_threads
-from intake_idc.storage.together import DONE, LATER, Ways, gather, most_together
+from intake_idc.storage.together import (
+    DONE,
+    LATER,
+    Answers,
+    Ways,
+    gather,
+    most_together,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from intake_idc.errors import IDCError
     from intake_idc.manifest import Part
-    from intake_idc.storage.engine import Stored
+    from intake_idc.storage.engine import Data, Stored
     from intake_idc.storage.mirror import Mirror
     from intake_idc.storage.together import Together
 
@@ -147,7 +154,7 @@ def list_all(
         _numbered(parts, ahead),
         mirror,
         ways,
-        size=0,
+        answers=Answers(0),
         most=(most_together(), most_threads()),
         latency=lambda: None,
         stopped=stopped,
@@ -208,7 +215,7 @@ class _Page:
         more = f"&continuation-token={quote(token, safe='')}" if token else ""
         self.query = f"list-type=2&prefix={quote(self.key, safe='')}{more}"
 
-    def take(self, pieces: Sequence[bytes]) -> bool:
+    def take(self, pieces: Sequence[Data]) -> bool:
         """Take the bytes that follow."""
         self._data += b"".join(pieces)
         return len(self._data) <= MOST_PAGE

@@ -10,17 +10,18 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 from collections import deque
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from intake_idc.errors import IDCError, NoSpace, StorageError
 from intake_idc.storage.choosing import choice, open_store
-from intake_idc.storage.multi import Multi, asks_many
+from intake_idc.storage.endpoints import asks_many
 from intake_idc.storage.retrying import is_transient
 from intake_idc.storage.threads import (
     FILES_LEFT,
@@ -33,12 +34,16 @@ from intake_idc.storage.threads import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
+    from intake_idc.storage.choosing import Several
+    from intake_idc.storage.exchanges import Request
     from intake_idc.storage.mirror import Mirror
-    from intake_idc.storage.multi import Request
+    from intake_idc.storage.multi import Multi
+    from intake_idc.storage.store import Store
 
 __all__ = [
     "DONE",
     "LATER",
+    "Answers",
     "StoppedError",
     "Together",
     "Ways",
@@ -48,14 +53,16 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-AT_FIRST = 16
-"""Requests in flight until it is known how long an answer takes."""
-A_SECOND = 12_000
-"""Requests in flight for each second that an answer takes to begin."""
-MOST = 384
-"""Requests in flight at most; each has a connection, and may have a file."""
-MANY = 64
-"""Requests of all threads from which on each has many; see `Multi`."""
+AT_FIRST = 64
+"""Requests in flight, at least, where as many may be."""
+A_SECOND, A_SECOND_SMALL = 12_000, 25_000
+"""Requests in flight for each second that an answer takes to begin: what a thread can
+do in one, with answers that are small as well."""
+SMALL = 64 << 10
+"""Bytes of an answer, on average, up to which it is small."""
+MOST = 480 if sys.platform == "win32" else 640
+"""Requests in flight at most; each has a connection, and may have a file. On Windows
+512 connections can be waited for."""
 MOST_LEFT = 1024
 """Tasks that are left to others in one round, at most."""
 VAIN = 32
@@ -63,11 +70,9 @@ VAIN = 32
 BUSY, LESS = (429, 503), 0.7
 """What a store answers that has too much to do, and how many requests in flight are
 left of those before; each answer that is right adds one."""
-FEW_LOOPS, MOST_LOOPS = 8, 64
-"""Threads at first, at most, where things are large, else one for each core; and where
-files are slow. With small things two threads would only wait for each other."""
-HEAVY = 64 << 10
-"""Bytes of a thing, on average, from which on it is large."""
+FEW_LOOPS, MOST_LOOPS = 4, 64
+"""Threads at first, at most, else one for each core; and where files are slow. With
+answers that are small two threads would only wait for each other."""
 SLOW_SECONDS = 0.003
 """Seconds that a file takes of a thread, on average, where more threads help."""
 
@@ -85,6 +90,15 @@ LATER: Any = object()
 DONE: Any = object()
 """Stands for the request of a task for which nothing has to be asked."""
 _NOTHING: Any = object()
+
+
+class Answers(NamedTuple):
+    """What is known of answers before they come."""
+
+    size: int
+    """Bytes of one, on average."""
+    hashed: bool = False
+    """Whether they are hashed by what takes longer than to write them."""
 
 
 class StoppedError(Exception):
@@ -117,8 +131,8 @@ class Together(Pace, Generic[Task, Result]):
         package, or of the system, leaves it.
     most : int
         Requests in flight at most.
-    size : int
-        Bytes of an answer, on average.
+    answers : Answers
+        What is known of them.
     latency : float, optional
         Seconds that the fastest answer so far took to begin.
     stopped : threading.Event
@@ -132,7 +146,7 @@ class Together(Pace, Generic[Task, Result]):
         tasks: Iterator[Task],
         request: Callable[[Together[Task, Result], Task], Request | None],
         most: int,
-        size: int,
+        answers: Answers,
         latency: float | None,
         stopped: threading.Event,
     ) -> None:
@@ -149,7 +163,10 @@ class Together(Pace, Generic[Task, Result]):
         self._in_files, self._files = 0.0, 0
         self._vain = self._in_flight = 0
         self._over = False
-        few = min(FEW_LOOPS, os.cpu_count() or 1, most) if size > HEAVY else 1
+        self._stores: dict[str, Store | Several] = {}
+        self._rate = A_SECOND if answers.size > SMALL else A_SECOND_SMALL
+        alone = answers.size <= SMALL and not answers.hashed
+        few = 1 if alone else min(FEW_LOOPS, os.cpu_count() or 1, most)
         self._threads: Threads[int, Result | None]
         self._threads = Threads(self._loop, MOST_LOOPS, few, stopped, self)
         self.left: list[Task] = []
@@ -171,7 +188,16 @@ class Together(Pace, Generic[Task, Result]):
                     yield result
 
     def _loop(self, _turn: int) -> None:
-        multi = Multi(self.mirror, many=self._wanted() > MANY)
+        # What it needs of the network is not loaded by who asks nothing of a store.
+        from intake_idc.storage.multi import Multi
+
+        try:
+            multi = Multi(self.mirror)
+        except OSError as error:
+            # No more files may be open. Others may do with less.
+            log.info("nothing is asked for together: %s", error)
+            self._over = True
+            return
         with self._lock:
             self._loops.append(multi)
         try:
@@ -191,14 +217,20 @@ class Together(Pace, Generic[Task, Result]):
 
     def _wanted(self) -> float:
         """Give how many requests should be in flight, by how long answers take."""
-        known = [self._latency, *(loop.latency for loop in self._loops)]
-        seconds = min((one for one in known if one is not None), default=0.0)
-        return min(max(AT_FIRST, seconds * A_SECOND), self._at_once)
+        seconds = self._latency
+        for loop in self._loops:
+            if loop.latency is not None and (seconds is None or loop.latency < seconds):
+                seconds = loop.latency
+        if seconds is None:
+            seconds = max((loop.waited() for loop in self._loops), default=0.0)
+        return min(max(AT_FIRST, seconds * self._rate), self._at_once)
 
-    def _share(self, loop: Multi) -> int:
+    def _share(self, loop: Multi, wanted: int) -> int:
         """Give how many requests a loop may have in flight."""
-        loops = list(self._loops)
-        each, more = divmod(int(self._wanted()), len(loops))
+        loops = self._loops
+        if len(loops) == 1:
+            return wanted
+        each, more = divmod(wanted, len(loops))
         return max(1, each + (loops.index(loop) < more))
 
     def _following(self, loop: Multi, live: int) -> Request | None:
@@ -216,7 +248,8 @@ class Together(Pace, Generic[Task, Result]):
     def _take(self, loop: Multi, live: int) -> bool:
         """Take a request of those that there may be; False if none is left."""
         with self._lock:
-            free = self._in_flight < self._wanted() and live < self._share(loop)
+            wanted = self._wanted()
+            free = self._in_flight < wanted and live < self._share(loop, int(wanted))
             self._in_flight += free
         return free
 
@@ -296,7 +329,10 @@ class Together(Pace, Generic[Task, Result]):
         self._at_once = min(self._at_once + 1, self._most)
         self._in_files += seconds
         self._files += 1
-        open_store(self.mirror, bucket).answered()
+        store = self._stores.get(bucket)
+        if store is None:
+            store = self._stores[bucket] = open_store(self.mirror, bucket)
+        store.answered()
         if self._choice is not None:
             self._choice.answered(self.number)
         if result is not None:
@@ -344,7 +380,7 @@ def gather(
     mirror: Mirror,
     ways: Ways[Task, Result],
     *,
-    size: int,
+    answers: Answers,
     most: tuple[int, int],
     latency: Callable[[], float | None],
     stopped: threading.Event,
@@ -363,8 +399,8 @@ def gather(
         One, or one that stands for several.
     ways : Ways
         How it is done.
-    size : int
-        Bytes of an answer, on average.
+    answers : Answers
+        What is known of them.
     most : tuple of int
         Requests in flight, and threads, at most.
     latency : callable
@@ -393,7 +429,7 @@ def gather(
             source,
             ways.request,
             most[0],
-            size,
+            answers,
             latency(),
             stopped,
         )

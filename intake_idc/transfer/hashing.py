@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 
     from intake_idc.storage.engine import Data
 
-__all__ = ["CHECKSUMS", "Checksum", "Hasher", "check_checksum", "md5_of_etag"]
+__all__ = ["CHECKSUMS", "QUICK", "Checksum", "Hasher", "check_checksum", "md5_of_etag"]
 
 Checksum = Literal["md5", "crc32c", "sha256", "blake2b"]
 CHECKSUMS = ("md5", "crc32c", "sha256", "blake2b")
 """What can be computed of every byte, and is written down in the folder's record."""
+
+QUICK = ("crc32c",)
+"""Those that take less time than to write the bytes."""
 
 
 def check_checksum(checksum: object) -> None:

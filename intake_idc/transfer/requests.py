@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from intake_idc.errors import StorageError
     from intake_idc.plan import Row
     from intake_idc.storage import Together
+    from intake_idc.storage.engine import Data
     from intake_idc.transfer.fetching import Done, Fetcher
     from intake_idc.transfer.places import Part
 
@@ -69,7 +70,7 @@ class _Whole:
         """Key below the bucket's root."""
         return self._fetcher.plan.key(self._attempt.row)
 
-    def take(self, pieces: Sequence[bytes]) -> bool:
+    def take(self, pieces: Sequence[Data]) -> bool:
         """Write the bytes that follow."""
         try:
             self._attempt.take(pieces)
@@ -85,7 +86,8 @@ class _Whole:
             try:
                 _raise(self._error or error)
                 attempt.check()
-                check_told(self._fetcher.plan.url(row), row.etag, etag)
+                if row.etag != etag or not etag:
+                    check_told(self._fetcher.plan.url(row), row.etag, etag)
                 done = attempt.commit()
             finally:
                 attempt.close()
@@ -109,7 +111,7 @@ class _Part:
         self.bucket, self.key = plan.bucket(row.series), plan.key(row)
         self.start, self.stop = self._at, _ = task.start, task.stop
 
-    def take(self, pieces: Sequence[bytes]) -> bool:
+    def take(self, pieces: Sequence[Data]) -> bool:
         """Write the bytes that follow."""
         large, task = self._task.large, self._task
         size = sum(map(len, pieces))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from intake_idc.errors import IDCError, IntegrityError, TransferError
 from intake_idc.storage import (
+    Answers,
     StoppedError,
     Ways,
     gather,
@@ -26,7 +27,7 @@ from intake_idc.transfer.fetching import (
     Fetcher,
     Progress,
 )
-from intake_idc.transfer.hashing import check_checksum
+from intake_idc.transfer.hashing import QUICK, check_checksum
 from intake_idc.transfer.large import Range
 from intake_idc.transfer.places import FOLDER_OF_RECORDS, LocalPlace
 from intake_idc.transfer.records import Journal
@@ -204,6 +205,7 @@ class _Copy:
         self.fetcher = Fetcher(plan, place, progress, checksum, self._stopped)
         self.sources = Sources(mirror, self.fetcher)
         self.account = Account(plan, self.sources.names)
+        self._hashed = checksum is not None and checksum not in QUICK
         self._why = "the copy was given up"
 
     # What is to be done.
@@ -221,12 +223,19 @@ class _Copy:
             self._tasks(),
             self.mirror,
             ways,
-            size=self.plan.fetch_size // max(1, int(self.plan.moved.sum())),
+            answers=self._answers(),
             most=self._most,
             latency=self._latency,
             stopped=self._stopped,
             look=look,
         )
+
+    def _answers(self) -> Answers:
+        plan = self.plan
+        size = plan.fetch_size // max(1, int(plan.moved.sum()))
+        known = plan.objects.column("md5").null_count < len(plan)
+        hashed = self._hashed or (known and plan.fetch_size > 0)
+        return Answers(size, hashed)
 
     def _latency(self) -> float | None:
         # Of what was listed it is known how long a request takes.
