@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Multi"]
 
-BUFFER = 256 << 10
-"""Bytes that are taken at once; all connections of a thread share them."""
+BUFFER = 640 << 10
+"""Bytes that are taken at once, as many as a slice of CT has and more; all connections
+of a thread share them."""
 LOOK_SECONDS, FIRST_SECONDS = 0.05, 0.003
 """Seconds, at most, between two looks whether to stop; and, before the first answer,
 whether to ask for more meanwhile."""
