@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from intake_idc import resolve_mirror
+from intake_idc.errors import MirrorError
 from intake_idc.storage.endpoints import asks_many, endpoint
 from intake_idc.storage.multi import Multi
 
@@ -60,15 +61,26 @@ def test_the_public_stores_are_behind_proxies_for_https(monkeypatch):
     "place",
     [
         "http://h\u00f6st.example",
-        "http://h:99999",
-        "http://h:x",
-        "http://h:0",
         "http://h/?a=b",
         "http://h/#a",
     ],
 )
 def test_a_place_that_is_no_plain_host_is_not_asked_for_many(place):
     assert not asks_many(resolve_mirror("aws", endpoint_url=place))
+
+
+@pytest.mark.parametrize(
+    ("port", "said"),
+    [("99999", "out of range"), ("x", "integer"), ("0", "no port 0"), ("-1", "range")],
+)
+def test_a_port_that_is_none_is_refused_before_anything_is_asked(port, said):
+    for place in (
+        {"endpoint_url": f"http://h:{port}"},
+        {"mirror": f"http://h:{port}/a"},
+    ):
+        with pytest.raises(MirrorError, match="is no URL") as caught:
+            resolve_mirror(**{"mirror": "aws", **place})
+        assert said in str(caught.value)
 
 
 def test_the_public_stores_are_where_they_are():

@@ -29,12 +29,9 @@ def asks_many(mirror: Mirror) -> bool:
     if mirror.engine is not None or reader(mirror) != "obstore":
         return False
     url = endpoint(mirror)
-    try:
-        parts = urlsplit(url)
-        plain = parts.port != 0 and not (parts.query or parts.fragment)
-    except ValueError:
-        return False
-    return plain and url.isascii() and not _is_proxied(url)
+    parts = urlsplit(url)
+    plain = url.isascii() and not (parts.query or parts.fragment)
+    return plain and not _is_proxied(url)
 
 
 def endpoint(mirror: Mirror) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from intake_idc import credentials
 from intake_idc.errors import MirrorError, nearest
@@ -35,6 +36,18 @@ _ENDPOINT_VARIABLES = {
     "gs": ("STORAGE_EMULATOR_HOST",),
 }
 """Environment variables that the stores' own tools read for an endpoint."""
+
+
+def _check_port(url: str, what: str) -> None:
+    """Refuse a URL with a port that none is; transports have no error for it."""
+    try:
+        port = urlsplit(url).port
+    except ValueError as error:
+        msg = f"the {what} {url!r} is no URL: {error}"
+        raise MirrorError(msg) from error
+    if port == 0:
+        msg = f"the {what} {url!r} is no URL: there is no port 0"
+        raise MirrorError(msg)
 
 
 @dataclass(frozen=True)
@@ -74,6 +87,8 @@ class Mirror:
     def __post_init__(self) -> None:
         credentials.refuse_in_url(self.root, "mirror")
         credentials.refuse_in_url(self.endpoint_url or "", "endpoint")
+        _check_port(self.root, "mirror")
+        _check_port(self.endpoint_url or "", "endpoint")
         credentials.refuse_in_options(self.storage_options)
 
     def __hash__(self) -> int:
