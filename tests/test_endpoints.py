@@ -71,7 +71,7 @@ def test_a_place_that_is_no_plain_host_is_not_asked_for_many(place):
 
 @pytest.mark.parametrize(
     ("port", "said"),
-    [("99999", "out of range"), ("x", "integer"), ("0", "no port 0"), ("-1", "range")],
+    [("99999", "out of range"), ("x", "integer"), ("0", "no port 0"), ("-1", "Port")],
 )
 def test_a_port_that_is_none_is_refused_before_anything_is_asked(port, said):
     for place in (
