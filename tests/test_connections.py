@@ -11,6 +11,7 @@ import ipaddress
 import itertools
 import socket
 import ssl
+import struct
 import sys
 import threading
 import time
@@ -759,6 +760,22 @@ def test_who_cuts_a_line_by_tls_does_not_cut_the_object(authority, where, versio
     # Whoever is between can close a line; only the store can say that it ends.
     (request,) = named("x")
     with Saying({"x": CUT[where]}, serving(authority, version)) as store:
+        run(default(store), [request])
+    assert type(request.error) is StorageError
+
+
+@VERSIONS
+def test_who_resets_a_line_by_tls_does_not_end_the_object(authority, version):
+    def talk(line: Line) -> None:
+        line.hear()
+        line.say(HEAD + b"\r\nab")
+        # Without a word, so that what was sent may be lost.
+        off = struct.pack("ii", 1, 0)
+        line.line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, off)
+        socket.socket(fileno=line.line.detach()).close()
+
+    (request,) = named("x")
+    with Talking(talk, serving(authority, version)) as store:
         run(default(store), [request])
     assert type(request.error) is StorageError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import uuid as uuids_of
 
@@ -127,6 +128,25 @@ def test_a_list_answers_as_a_search_does(version, answers):
     assert listed.manifest().uuids == names[::-1]
     for name in answers:
         assert ANSWERS[name](listed) == ANSWERS[name](whole), name
+
+
+def test_a_list_is_whole_whatever_was_asked_of_it_first():
+    # A condition may name a column that is listed as well, and each is read once.
+    asks = {
+        "counts": lambda one: one.search(commercial_use=True).counts(),
+        "modality": lambda one: one.search(Modality="CT").manifest(["Modality"]).digest,
+        "licence": lambda one: one.manifest(["license_short_name"]).digest,
+        "all": lambda one: one.manifest().table.to_pylist(),
+    }
+    uuids = open_idc(tables="sample").all().manifest().uuids
+
+    def listed():
+        return open_manifest(list(reversed(list(uuids))), tables="sample")
+
+    alone = {name: repr(ask(listed())) for name, ask in asks.items()}
+    for order in itertools.permutations(asks):
+        one = listed()
+        assert {name: repr(asks[name](one)) for name in order} == alone
 
 
 def test_a_repeated_line_is_taken_once_and_said(opened):

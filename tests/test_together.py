@@ -8,6 +8,8 @@ server's own account of what it was asked.
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from collections import Counter
@@ -703,6 +705,19 @@ def requested(together, task: Task) -> _Object | None:
 KINDS_OF_TASKS = st.sampled_from(
     ["asked"] * 6 + ["later", "done", "dropped", "refused", "no room", "left"]
 )
+
+
+@served
+def test_who_can_open_no_more_files_asks_with_patience(server, root, monkeypatch):
+    def none_left() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    # What waits for many connections is a file itself.
+    monkeypatch.setattr("intake_idc.storage.multi.DefaultSelector", none_left)
+    series = cohort(root, SMALL).manifest().parts()
+    (found,) = list_all(list(series), default(server))
+    assert found.errors == ()
+    assert len(found.instances) == OBJECTS
 
 
 @served

@@ -178,6 +178,8 @@ class Together(Pace, Generic[Task, Result]):
         earliest: by `time.monotonic`."""
         self.ended = False
         """Whether there is nothing more to ask for."""
+        self.unable = False
+        """Whether this machine lets nothing be asked for so."""
 
     def run(self, look: Callable[[], object]) -> Generator[Result, None, None]:
         """Give the results as they come; see `Threads.run`."""
@@ -196,7 +198,7 @@ class Together(Pace, Generic[Task, Result]):
         except OSError as error:
             # No more files may be open. Others may do with less.
             log.info("nothing is asked for together: %s", error)
-            self._over = True
+            self.unable = self._over = True
             return
         with self._lock:
             self._loops.append(multi)
@@ -439,7 +441,7 @@ def gather(
         served = yield from _again(together, ways, patient, stopped)
         if together.ended:
             return
-        if not served:
+        if together.unable or not served:
             break
     yield from patient(_in_time(source, stopped))
 
